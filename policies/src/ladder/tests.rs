@@ -1,0 +1,111 @@
+//! The specification of the ladder: sequences of samples and the steps that come out.
+
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+use proptest::prelude::*;
+
+use super::*;
+
+const ALL: &[Class] = &Class::ALL;
+
+fn cpu(permille: u16) -> Pressure {
+    Pressure { cpu: permille, ..Pressure::default() }
+}
+
+/// Feeds one sample per half second; each entry is (how many samples, CPU pressure). Returns the steps without
+/// their reasons, with the time in seconds.
+fn steps(running: &[Class], samples: &[(u32, u16)]) -> Vec<String> {
+    let mut ladder = Ladder::new(LadderPolicy::default()).unwrap();
+    let pressures = samples.iter().flat_map(|(n, value)| (0..*n).map(|_| cpu(*value)));
+    let mut said = Vec::new();
+    for (index, pressure) in pressures.enumerate() {
+        let now = Timestamp::from_micros(index as u64 * 500_000);
+        if let Some(step) = ladder.handle(now, pressure, running) {
+            let text = step.to_string();
+            let what = text.split(':').next().unwrap_or_default();
+            said.push(format!("{}.{} {what}", index / 2, index % 2 * 5));
+        }
+    }
+    said
+}
+
+#[test]
+#[rustfmt::skip]
+fn ladder_table() {
+    use Class::{Background, Comfort, Critical, Driving};
+    check("quiet",                       ALL, &[(40, 100)],            &[]);
+    check("a short burst is not enough", ALL, &[(2, 900), (40, 100)],  &[]);
+    check("the middle holds",            ALL, &[(40, 300)],            &[]);
+    check("exactly the level counts",    ALL, &[(3, 400)],             &["1.0 squeeze background to 100"]);
+    check("one rung per wait, all the way, never critical", ALL, &[(20, 900)], &[
+        "1.0 squeeze background to 100", "2.0 freeze background", "3.0 squeeze comfort to 250",
+        "4.0 freeze comfort", "5.0 squeeze driving to 500",
+    ]);
+    check("given back in reverse order", ALL, &[(5, 900), (30, 100)], &[
+        "1.0 squeeze background to 100", "2.0 freeze background",
+        "7.5 thaw background", "12.5 unsqueeze background to 1000",
+    ]);
+    check("held in the middle",          ALL, &[(5, 900), (30, 300)],  &["1.0 squeeze background to 100", "2.0 freeze background"]);
+    check("classes without apps are skipped", &[Driving, Critical], &[(9, 900)], &["1.0 squeeze driving to 500"]);
+    check("only critical is running",    &[Critical], &[(20, 900)],    &[]);
+    check("what was taken is given back though it has no apps any more", &[Background, Comfort], &[(3, 900), (12, 0)],
+        &["1.0 squeeze background to 100", "6.5 unsqueeze background to 1000"]);
+    check("a relapse doubles the wait",  ALL, &[(5, 900), (11, 0), (3, 900), (22, 0)], &[
+        "1.0 squeeze background to 100", "2.0 freeze background", "7.5 thaw background",
+        "9.0 freeze background", "19.5 thaw background",
+    ]);
+}
+
+#[track_caller]
+fn check(situation: &str, running: &[Class], samples: &[(u32, u16)], expected: &[&str]) {
+    assert_eq!(steps(running, samples), expected, "{situation}");
+}
+
+#[test]
+fn a_step_names_the_numbers_that_decided() {
+    let mut ladder = Ladder::new(LadderPolicy::default()).unwrap();
+    let pressure = Pressure { cpu: 410, memory_used: 990, ..Pressure::default() };
+    assert_eq!(ladder.handle(Timestamp::ZERO, pressure, ALL), None);
+    let step = ladder.handle(Timestamp::from_micros(1_200_000), pressure, ALL).unwrap();
+    assert_eq!(step.to_string(), "squeeze background to 100: memory in use 990 >= 920 permille for 1200 ms");
+    assert_eq!((ladder.share(Class::Background), ladder.is_frozen(Class::Background)), (100, false));
+    assert_eq!(ladder.share(Class::Critical), 1000);
+}
+
+#[test]
+#[rustfmt::skip]
+fn bad_policies_are_refused() {
+    let with = |change: fn(&mut LadderPolicy)| {
+        let mut policy = LadderPolicy::default();
+        change(&mut policy);
+        Ladder::new(policy).unwrap_err().to_string()
+    };
+    assert_eq!(with(|p| p.rungs[1].class = Class::Critical), "rung 2: class critical is never squeezed or frozen");
+    assert_eq!(with(|p| p.memory.fall = 200), "memory pressure: fall is 200, it must be below raise, which is 200");
+    assert_eq!(with(|p| p.rungs = p.rungs.repeat(2)), "10 rungs, the maximum is 9");
+}
+
+proptest! {
+    #[test]
+    fn whatever_comes_it_ends_where_it_began(
+        samples in prop::collection::vec((0u16..1000, 0u16..1000, 0u16..1000, 0u64..3_000_000), 0..200),
+        present in prop::collection::vec(prop::sample::select(ALL), 0..4),
+    ) {
+        let mut ladder = Ladder::new(LadderPolicy::default()).unwrap();
+        let (mut now, mut open) = (Timestamp::ZERO, Vec::new());
+        let quiet = (0..60).map(|_| (0, 0, 0, 10_000_000));
+        for (cpu, memory, memory_used, wait) in samples.into_iter().chain(quiet) {
+            now = now + Duration::from_micros(wait);
+            match ladder.handle(now, Pressure { cpu, memory, memory_used, cpu_used: 0 }, &present) {
+                Some(Step::Squeeze { class, .. }) => open.push((class, false)),
+                Some(Step::Freeze { class, .. }) => open.push((class, true)),
+                Some(Step::Thaw { class, .. }) => prop_assert_eq!(open.pop(), Some((class, true))),
+                Some(Step::Unsqueeze { class, .. }) => prop_assert_eq!(open.pop(), Some((class, false))),
+                None => {}
+            }
+            prop_assert!(open.iter().all(|(class, _)| *class != Class::Critical));
+        }
+        prop_assert!(open.is_empty() && ladder.taken().is_empty());
+    }
+}

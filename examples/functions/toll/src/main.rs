@@ -1,0 +1,129 @@
+//! Function `toll`: books one passage at a toll gantry. Its effect must happen exactly once, so it has
+//! none of its own: it names the effect, and the node hands it to the effect port.
+//!
+//! Standard input: `{"gantry": "A10-7", "plate_hash": "9f86d081"}`. Standard output:
+//! `{"result": {...}, "effects": [{"port": "ledger", "line": "toll gantry=A10-7 plate=9f86d081"}]}`.
+//! Exit codes: 0 done; 65 (`EX_DATAERR`) for bad input, with one line on standard error; 74 (`EX_IOERR`)
+//! when the pipes fail.
+
+use serde::{Deserialize, Serialize};
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+/// Longest accepted input in bytes.
+const MAX_INPUT_BYTES: u64 = 4 << 10;
+/// Longest accepted name in bytes.
+const MAX_NAME_BYTES: usize = 64;
+const EX_DATAERR: u8 = 65;
+const EX_IOERR: u8 = 74;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Passage {
+    /// Which gantry.
+    gantry: String,
+    /// A hash, so that no plate leaves the car.
+    plate_hash: String,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    result: Booked<'a>,
+    effects: [Effect; 1],
+}
+
+#[derive(Serialize)]
+struct Booked<'a> {
+    booked: bool,
+    gantry: &'a str,
+}
+
+/// One line for a port of the node.
+#[derive(Serialize)]
+struct Effect {
+    port: &'static str,
+    line: String,
+}
+
+fn main() -> ExitCode {
+    let mut input = Vec::new();
+    if let Err(error) = std::io::stdin().take(MAX_INPUT_BYTES + 1).read_to_end(&mut input) {
+        return fail(EX_IOERR, &format!("standard input: {error}"));
+    }
+    let line = match book(&input) {
+        Ok(line) => line,
+        Err(message) => return fail(EX_DATAERR, &message),
+    };
+    match writeln!(std::io::stdout(), "{line}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(EX_IOERR, &format!("standard output: {error}")),
+    }
+}
+
+fn fail(code: u8, message: &str) -> ExitCode {
+    // If standard error is gone as well, the exit code still tells.
+    let _ = writeln!(std::io::stderr(), "toll: {message}");
+    ExitCode::from(code)
+}
+
+fn book(input: &[u8]) -> Result<String, String> {
+    if input.len() as u64 > MAX_INPUT_BYTES {
+        return Err(format!("the input is longer than {MAX_INPUT_BYTES} bytes"));
+    }
+    let passage: Passage = serde_json::from_slice(input).map_err(|error| format!("bad passage: {error}"))?;
+    let gantry = checked("gantry", &passage.gantry)?;
+    let plate = checked("plate_hash", &passage.plate_hash)?;
+    let effect = Effect { port: "ledger", line: format!("toll gantry={gantry} plate={plate}") };
+    let answer = Answer { result: Booked { booked: true, gantry }, effects: [effect] };
+    serde_json::to_string(&answer).map_err(|error| error.to_string())
+}
+
+/// A name becomes part of a line of a ledger, so it can't hold what separates fields or lines.
+fn checked<'a>(field: &str, name: &'a str) -> Result<&'a str, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.chars().all(plain) {
+        return Err(format!("{field} must be 1 to {MAX_NAME_BYTES} letters, digits, '-', '_' or '.'"));
+    }
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::book;
+
+    #[test]
+    fn names_one_effect_for_one_passage() {
+        assert_eq!(
+            book(br#"{"gantry":"A10-7","plate_hash":"9f86d081"}"#).as_deref(),
+            Ok(concat!(
+                r#"{"result":{"booked":true,"gantry":"A10-7"},"#,
+                r#""effects":[{"port":"ledger","line":"toll gantry=A10-7 plate=9f86d081"}]}"#
+            ))
+        );
+    }
+
+    #[test]
+    fn refuses_names_that_could_forge_a_ledger_line() {
+        for (gantry, plate) in [
+            ("", "9f"),
+            ("A10", ""),
+            ("A10\\ntoll gantry=B", "9f"),
+            ("A10 plate=0", "9f"),
+            ("A10", "a=b"),
+            ("\u{e4}", "9f"),
+        ] {
+            let passage = format!(r#"{{"gantry":"{gantry}","plate_hash":"{plate}"}}"#);
+            assert!(book(passage.as_bytes()).is_err_and(|error| error.contains("must be")), "{passage}");
+        }
+        let long = "x".repeat(65);
+        assert!(book(format!(r#"{{"gantry":"{long}","plate_hash":"9f"}}"#).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn refuses_what_is_no_passage() {
+        for input in ["", "null", "{}", r#"{"gantry":"A10"}"#, r#"{"gantry":"A","plate_hash":"b","price":1}"#]
+        {
+            assert!(book(input.as_bytes()).is_err_and(|error| error.starts_with("bad passage")), "{input}");
+        }
+    }
+}

@@ -257,7 +257,11 @@ impl HostChannel {
     /// [`ChannelError::Wire`] if it is not one.
     pub async fn recv(&self) -> Result<Option<HostSays>, ChannelError> {
         let got = self.socket.async_io(Interest::READABLE, || receive(&self.socket)).await;
-        let (packet, mut fds) = got.map_err(host_io("read"))?;
+        let (packet, mut fds) = match got {
+            // It ended with messages of ours unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            got => got.map_err(host_io("read"))?,
+        };
         if packet.is_empty() {
             return Ok(None);
         }

@@ -325,6 +325,8 @@ pub struct BusStats {
     pub signals: u64,
     /// Samples sent to borders.
     pub published: u64,
+    /// Messages to borders dropped because a border lagged.
+    pub dropped: u64,
     /// Transmit requests refused, by rule.
     pub refused: Vec<(String, u64)>,
     /// Effects applied, and repeats refused.

@@ -30,11 +30,12 @@ pub struct UnitError {
     pub expected: &'static str,
 }
 
-/// What a file may hold where a quantity is due: a text or a bare whole number.
+/// What a file may hold where a quantity is due: a text or a bare number.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "this is not a quantity; write a text such as 300m, 96Mi or 20ms")]
 enum Text {
     Number(u64),
+    Float(f64),
     Text(String),
 }
 
@@ -42,6 +43,7 @@ impl Text {
     fn into_string(self) -> String {
         match self {
             Self::Number(n) => alloc::format!("{n}"),
+            Self::Float(n) => alloc::format!("{n}"),
             Self::Text(text) => text,
         }
     }

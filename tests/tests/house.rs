@@ -18,7 +18,16 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 const OURS: &[&str] = &[
-    "policies", "can-core", "can-bridge", "v2e-core", "v2e", "obu-core", "obu-host", "obu-runtime", "sim", "tests",
+    "policies",
+    "can-core",
+    "can-bridge",
+    "v2e-core",
+    "v2e",
+    "obu-core",
+    "obu-host",
+    "obu-runtime",
+    "sim",
+    "tests",
 ];
 
 /// Packages that do no I/O, read no clock and draw no randomness.
@@ -133,7 +142,12 @@ fn every_module_says_what_it_is_for() {
 
 #[test]
 fn nothing_is_left_open() {
-    let words = [concat!("to", "do!("), concat!("unimpl", "emented!("), concat!("#[ig", "nore"), concat!("FIX", "ME")];
+    let words = [
+        concat!("to", "do!("),
+        concat!("unimpl", "emented!("),
+        concat!("#[ig", "nore"),
+        concat!("FIX", "ME"),
+    ];
     let mut found = Vec::new();
     for source in rust() {
         for word in words.iter().filter(|word| source.text.contains(**word)) {
@@ -174,7 +188,8 @@ fn machines_answer_without_results() {
 fn every_kept_promise_has_a_test() {
     let text = std::fs::read_to_string(root().join("SPECIFICATION.md")).expect("SPECIFICATION.md");
     let mut tags: BTreeMap<String, usize> = BTreeMap::new();
-    let scripts = sources("scripts", ".sh").into_iter().chain(sources("tests", ".sh")).chain(sources("tests", ".py"));
+    let scripts =
+        sources("scripts", ".sh").into_iter().chain(sources("tests", ".sh")).chain(sources("tests", ".py"));
     for source in rust().into_iter().chain(scripts) {
         for line in source.text.lines().filter(|l| l.contains("tests: P")) {
             for id in line.split("tests: ").nth(1).unwrap_or_default().split([',', ' ']) {
@@ -189,7 +204,8 @@ fn every_kept_promise_has_a_test() {
         if cells.get(3) == Some(&"kept") {
             kept += 1;
             if !tags.contains_key(cells[1]) {
-                found.push(format!("{} is said to be kept, but no test says `tests: {}`", cells[1], cells[1]));
+                found
+                    .push(format!("{} is said to be kept, but no test says `tests: {}`", cells[1], cells[1]));
             }
         }
     }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks inside the guest that it offers what the tests build on.
 #
-#   tests/guest/run -- tests/guest/smoke.sh
+#   tests/guest/run -- tests/guest/cases/smoke.sh
 #
 # One line per check on stdout: `ok NAME`, or `FAIL NAME why`. Exit code 1 when any failed.
 # shellcheck disable=SC2317 # the checks are called by name

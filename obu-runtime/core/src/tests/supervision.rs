@@ -1,0 +1,141 @@
+//! Apps from manifest to running, and what happens when they or the machine misbehave.
+
+use super::*;
+
+#[test]
+fn apps_start_with_their_islands_open_best_class_first() {
+    let rig = Rig::new(&["a1"]);
+    assert_eq!((rig.state("a1", "speedo"), rig.state("a1", "games")), ("running".into(), "running".into()));
+    let starts = rig.sent_commands("a1").into_iter().filter_map(|command| match command {
+        HostCommand::Start(start) => Some((start.app.app.to_string(), start.island)),
+        _ => None,
+    });
+    assert_eq!(starts.collect::<Vec<_>>(), [("speedo".into(), true), ("games".into(), true)]);
+    let log = &rig.sites[&node_id("a1")].log;
+    let open = log.iter().position(|o| matches!(o, Output::Border { message: ToBorder::Open { .. }, .. }));
+    let route = log.iter().position(|o| matches!(o, Output::Bus(ToBus::Route { .. })));
+    let start = log.iter().position(|o| matches!(o, Output::Host(HostCommand::Start(_))));
+    assert!(open < start && route < start && open.is_some() && route.is_some());
+}
+
+fn exit(rig: &mut Rig, app: &str, exit: Exit) {
+    let instance = rig.site("a1").running.remove(&app_ref(app)).unwrap();
+    rig.feed("a1", Input::Host(HostEvent::Exited { app: app_ref(app), instance, exit }));
+}
+
+#[test]
+fn an_app_that_fails_is_started_again_later_and_later_and_then_given_up() {
+    let mut rig = Rig::new(&["a1"]);
+    let mut waits = Vec::new();
+    for _ in 0..10 {
+        exit(&mut rig, "speedo", Exit::Code(1));
+        assert_eq!(rig.state("a1", "speedo"), "back-off");
+        let begun = rig.now;
+        while rig.state("a1", "speedo") != "running" {
+            rig.run_for(10 * MS);
+        }
+        waits.push(rig.now - begun);
+    }
+    // Doubling beats a quarter of jitter either way, until the longest wait is reached.
+    assert!(waits[..9].windows(2).all(|pair| pair[0] < pair[1]), "{waits:?}");
+    exit(&mut rig, "speedo", Exit::Code(1));
+    assert_eq!(rig.state("a1", "speedo"), "failed");
+    assert_eq!(rig.decisions("a1", DecisionKind::GiveUp).len(), 1);
+    let reply = rig.control("a1", ControlCall::Restart { app: app_ref("speedo") });
+    assert!(matches!(reply, ControlReply::Ok { .. }));
+    rig.run_for(50 * MS);
+    assert_eq!(rig.state("a1", "speedo"), "running");
+}
+
+#[test]
+fn an_app_that_ends_well_stays_ended_and_its_island_is_closed() {
+    let mut rig = Rig::new(&["a1"]);
+    exit(&mut rig, "speedo", Exit::Code(0));
+    rig.run_for(1_000 * MS);
+    assert_eq!(rig.state("a1", "speedo"), "stopped");
+    let log = &rig.sites[&node_id("a1")].log;
+    let closed = |o: &Output| matches!(o, Output::Border { message: ToBorder::Close { .. }, .. });
+    let no_route = |o: &Output| matches!(o, Output::Bus(ToBus::Route { signals, .. }) if signals.is_empty());
+    assert!(log.iter().any(closed) && log.iter().any(no_route));
+}
+
+#[test]
+fn the_exit_of_an_earlier_instance_changes_nothing() {
+    let mut rig = Rig::new(&["a1"]);
+    let exit = Exit::Code(1);
+    rig.feed("a1", Input::Host(HostEvent::Exited { app: app_ref("speedo"), instance: 1, exit }));
+    assert_eq!(rig.state("a1", "speedo"), "running");
+}
+
+#[test]
+fn a_bundle_that_host_refuses_fails_its_app_and_says_why() {
+    let mut rig = Rig::bare(&["a1"]);
+    rig.site("a1").bad_bundles.insert(Digest::of(b"speedo"));
+    rig.control("a1", ControlCall::Apply { manifest: manifest() });
+    rig.run_for(500 * MS);
+    assert_eq!((rig.state("a1", "speedo"), rig.state("a1", "games")), ("failed".into(), "running".into()));
+    let views = rig.site("a1").node.apps();
+    assert!(views.iter().any(|view| view.why.contains("not signed")));
+}
+
+#[test]
+fn a_new_node_process_adopts_what_runs_and_stops_what_nobody_wants() {
+    let mut rig = Rig::new(&["a1"]);
+    let instance = rig.site("a1").running[&app_ref("speedo")];
+    rig.site("a1").running.insert(app_ref("stranger"), 5);
+    rig.site("a1").log.clear();
+    rig.boot("a1");
+    rig.run_for(500 * MS);
+    assert_eq!(rig.state("a1", "speedo"), "running");
+    assert_eq!(rig.site("a1").running[&app_ref("speedo")], instance, "it was not started again");
+    assert!(!rig.site("a1").running.contains_key(&app_ref("stranger")));
+    let starts = rig.sent_commands("a1").into_iter().filter(|c| matches!(c, HostCommand::Start(_)));
+    assert_eq!(starts.count(), 0);
+    let opened = |o: &Output| matches!(o, Output::Border { message: ToBorder::Open { .. }, .. });
+    assert_eq!(rig.site("a1").log.iter().filter(|o| opened(o)).count(), 2, "its islands are open again");
+}
+
+#[test]
+fn pressure_squeezes_then_freezes_the_background_and_gives_back_in_reverse() {
+    let mut rig = Rig::new(&["a1"]);
+    rig.site("a1").pressure.cpu = 800;
+    rig.run_for(6_000 * MS);
+    assert_eq!((rig.state("a1", "games"), rig.state("a1", "speedo")), ("frozen".into(), "running".into()));
+    rig.site("a1").pressure.cpu = 0;
+    rig.run_for(30_000 * MS);
+    assert_eq!(rig.state("a1", "games"), "running");
+    let of = |kind| rig.decisions("a1", kind).into_iter().map(|d| (d.about, d.why)).collect::<Vec<_>>();
+    let (squeezes, freezes) = (of(DecisionKind::Squeeze), of(DecisionKind::Freeze));
+    assert_eq!(freezes[0].0, "class background");
+    assert!(squeezes[0].1.contains("cpu pressure 800"), "{squeezes:?}");
+    assert!(!of(DecisionKind::Thaw).is_empty());
+    let commands = rig.sent_commands("a1");
+    let given_back =
+        |c: &HostCommand| *c == HostCommand::SqueezeClass { class: Class::Background, share: 1000 };
+    assert!(commands.iter().any(given_back));
+}
+
+#[test]
+fn an_app_frozen_by_hand_stays_frozen_through_thaw_and_reboot() {
+    let mut rig = Rig::new(&["a1"]);
+    rig.control("a1", ControlCall::Freeze { app: app_ref("games") });
+    rig.run_for(50 * MS);
+    assert_eq!(rig.state("a1", "games"), "frozen");
+    rig.boot("a1");
+    rig.run_for(500 * MS);
+    assert_eq!(rig.state("a1", "games"), "frozen");
+    rig.control("a1", ControlCall::Thaw { app: app_ref("games") });
+    rig.run_for(50 * MS);
+    assert_eq!(rig.state("a1", "games"), "running");
+}
+
+#[test]
+fn a_border_that_comes_back_gets_its_islands_again() {
+    let mut rig = Rig::new(&["a1"]);
+    let face = Face::Border(tenant());
+    rig.feed("a1", Input::Host(HostEvent::FaceExited { face: face.clone(), exit: Exit::Signal(11) }));
+    assert!(rig.site("a1").node.apps().iter().all(|view| !view.island));
+    rig.feed("a1", Input::Host(HostEvent::FaceStarted { face }));
+    rig.run_for(50 * MS);
+    assert!(rig.site("a1").node.apps().iter().all(|view| view.island && view.state == "running"));
+}

@@ -1,0 +1,76 @@
+//! Tools for the bus: `verge can`.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+
+use can_bridge::bus::{Bus, BusIoError};
+use can_bridge::multicast::{Group, Multicast};
+use can_bridge::replay::{RealTime, Speed, Target};
+use can_bridge::socketcan::SocketCan;
+use clap::Args;
+
+use crate::cli::{Failure, line};
+
+/// `verge can replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The log, in candump's file format.
+    log: PathBuf,
+    /// Onto the multicast bus of python-can: GROUP:PORT; stays on this machine.
+    #[arg(long, conflicts_with = "interface", required_unless_present = "interface")]
+    multicast: Option<SocketAddrV4>,
+    /// Onto this SocketCAN interface.
+    #[arg(long)]
+    interface: Option<String>,
+    /// Only the frames of this bus of the log; default: all of them.
+    #[arg(long)]
+    only: Option<String>,
+    /// How many times as fast as it was recorded.
+    #[arg(long, default_value_t = 1.0)]
+    speed: f64,
+    /// Begin again at the end, until stopped.
+    #[arg(long = "loop")]
+    again: bool,
+}
+
+fn open(args: &ReplayArgs) -> Result<Box<dyn Bus>, BusIoError> {
+    match (&args.multicast, &args.interface) {
+        (Some(address), _) => {
+            let group = Group { address: *address, hops: 0, interface: Ipv4Addr::LOCALHOST };
+            Ok(Box::new(Multicast::open(group)?))
+        }
+        (None, interface) => Ok(Box::new(SocketCan::open(interface.as_deref().unwrap_or_default())?)),
+    }
+}
+
+/// Plays a log.
+///
+/// # Errors
+/// If the log cannot be read or the bus not be written.
+pub fn replay(args: &ReplayArgs) -> Result<(), Failure> {
+    let bus = open(args).map_err(|e| Failure::new(&e).fix(e.fix()))?;
+    let mut targets = [Target { interface: args.only.clone(), bus }];
+    loop {
+        let log = File::open(&args.log)
+            .map_err(|e| Failure::new(format!("cannot read {}: {e}", args.log.display())))?;
+        let speed = Speed::Times(args.speed);
+        let report =
+            can_bridge::replay::replay(BufReader::new(log), &mut targets, speed, &mut RealTime::start())
+                .map_err(|e| Failure::new(&e).fix(e.fix()))?;
+        line(format!(
+            "{} frames sent, {} skipped, {} dropped, {} lines damaged",
+            report.sent, report.skipped, report.dropped, report.bad_lines
+        ));
+        for problem in &report.problems {
+            line(problem);
+        }
+        if !args.again {
+            return Ok(());
+        }
+        if report.sent == 0 {
+            return Err(Failure::new(format!("{} holds no frame that could be sent", args.log.display())));
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! `verge apply`, `verge validate`, and the verbs on one app.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use obu_core::io::{ControlCall, ControlRefusal, ControlReply};
+use policies::host::AppRef;
+use policies::id::{AppName, Digest, TenantId};
+
+use super::{Client, Failure, Format, bundle, get, report};
+use crate::control::{Reply, Request, View};
+use crate::manifest_file::{self, ManifestFile};
+
+#[derive(Debug, Args)]
+pub(super) struct ApplyArgs {
+    /// The manifest.
+    #[arg(short, long)]
+    file: PathBuf,
+    /// Key that signs directories and modules named in the manifest; not needed where it names digests.
+    #[arg(short, long, env = "VERGE_KEY")]
+    key: Option<PathBuf>,
+}
+
+/// What can be done with one app.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Verb {
+    Delete,
+    Freeze,
+    Thaw,
+    Restart,
+}
+
+/// `app` or `tenant/app`.
+pub(crate) fn app_ref(text: &str) -> Result<AppRef, Failure> {
+    let (tenant, app) = text.split_once('/').unwrap_or(("default", text));
+    Ok(AppRef {
+        tenant: TenantId::new(tenant).map_err(Failure::new)?,
+        app: AppName::new(app).map_err(Failure::new)?,
+    })
+}
+
+pub(super) fn apply(client: &Client, args: &ApplyArgs) -> Result<(), Failure> {
+    for text in apply_file(client, &args.file, args.key.as_deref())? {
+        report::line(text);
+    }
+    Ok(())
+}
+
+/// Makes the node at `client` run what the file says. Returns one line per object.
+pub(crate) fn apply_file(client: &Client, path: &Path, key: Option<&Path>) -> Result<Vec<String>, Failure> {
+    let file = manifest_file::load_file(path)?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let names = base_names(client)?;
+    let mut built: BTreeMap<PathBuf, Digest> = BTreeMap::new();
+    let mut build = |name: &str| -> Result<Digest, Failure> {
+        let source = dir.join(name);
+        if let Some(digest) = built.get(&source) {
+            return Ok(*digest);
+        }
+        let digest = build_and_push(client, &source, key)?;
+        built.insert(source, digest);
+        Ok(digest)
+    };
+    let mut sources = BTreeMap::new();
+    collect(&file, &mut sources);
+    let mut digests = BTreeMap::new();
+    for name in sources.into_keys() {
+        let digest = match names.get(&name) {
+            Some(digest) => *digest,
+            None => build(&name)?,
+        };
+        digests.insert(name, digest);
+    }
+    let look = |name: &str| {
+        digests.get(name).copied().ok_or_else(|| Failure::new(format!("{name:?} was not resolved")))
+    };
+    let manifest = file.resolve(look, look)?;
+    call(client, ControlCall::Apply { manifest })
+}
+
+/// Every text in the manifest that stands for a bundle or a base and is no digest.
+fn collect(file: &ManifestFile, into: &mut BTreeMap<String, ()>) {
+    let apps = file.claim.apps.values().flat_map(|app| std::iter::once(&app.bundle).chain(app.base.as_ref()));
+    let functions = file.claim.functions.values().map(|function| &function.bundle);
+    for text in apps.chain(functions).filter(|text| text.parse::<Digest>().is_err()) {
+        into.insert(text.clone(), ());
+    }
+}
+
+/// Base layers that the node knows by name.
+fn base_names(client: &Client) -> Result<BTreeMap<String, Digest>, Failure> {
+    let machine = get::fetch(client, View::Machine)?;
+    serde_json::from_value(machine["bases"].clone()).or(Ok(BTreeMap::new()))
+}
+
+fn build_and_push(client: &Client, source: &Path, key: Option<&Path>) -> Result<Digest, Failure> {
+    if source.join("oci-layout").is_file() {
+        return bundle::push(&client.socket, source);
+    }
+    if !source.exists() {
+        return Err(Failure::new(format!("{} does not exist", source.display())).fix(
+            "name a directory, a file or a bundle beside the manifest, a base that the node knows, or sha256: and a digest"
+                .to_owned(),
+        ));
+    }
+    let key = key.ok_or_else(|| {
+        Failure::new(format!("{} must be signed before a node starts it", source.display())).fix(
+            "name a key that the node trusts: --key dev.key.pem or VERGE_KEY (verge pki key makes one)"
+                .to_owned(),
+        )
+    })?;
+    let out = tempdir()?;
+    let result = obu_host::bundle::build::build(source, &out)
+        .map_err(|e| bundle::failure(&e))
+        .and_then(|_| bundle::sign(&out, key))
+        .and_then(|_| bundle::push(&client.socket, &out));
+    // What cannot be removed stays in the temporary directory and harms nobody.
+    let _ = std::fs::remove_dir_all(&out);
+    result
+}
+
+fn tempdir() -> Result<PathBuf, Failure> {
+    let template = std::env::temp_dir().join("verge-bundle-XXXXXX");
+    nix::unistd::mkdtemp(&template).map_err(|e| {
+        Failure::new(format!("cannot make a temporary directory: {e}")).fix("set TMPDIR".to_owned())
+    })
+}
+
+/// Asks for a change and turns the answer into lines.
+pub(crate) fn call(client: &Client, call: ControlCall) -> Result<Vec<String>, Failure> {
+    match client.ask(&Request::Call { call, payload: None })? {
+        Reply::Control { reply: ControlReply::Ok { lines }, .. } => Ok(lines),
+        Reply::Control { reply: ControlReply::Refused { refusals: list }, .. } => Err(refusals(&list)),
+        other => Err(Failure::new(format!("the node answered something else: {other:?}"))),
+    }
+}
+
+/// All refusals in one failure; nothing was changed.
+pub(super) fn refusals(list: &[ControlRefusal]) -> Failure {
+    let lines: Vec<String> = list.iter().map(|r| format!("{}: {}", r.what, r.why)).collect();
+    let fixes: Vec<String> = list.iter().filter_map(|r| r.fix.clone()).collect();
+    Failure::new(lines.join("\n       ")).fix((!fixes.is_empty()).then(|| fixes.join("; ")))
+}
+
+/// Does something to one app.
+pub(crate) fn on_app(client: &Client, app: &str, verb: Verb) -> Result<(), Failure> {
+    let app = app_ref(app)?;
+    let lines = call(
+        client,
+        match verb {
+            Verb::Delete => ControlCall::Delete { app },
+            Verb::Freeze => ControlCall::Freeze { app },
+            Verb::Thaw => ControlCall::Thaw { app },
+            Verb::Restart => ControlCall::Restart { app },
+        },
+    )?;
+    for text in lines {
+        report::line(text);
+    }
+    Ok(())
+}
+
+pub(super) fn validate(files: &[PathBuf], output: Format) -> Result<ExitCode, Failure> {
+    let mut wrong = 0;
+    for path in files {
+        let checked = if path.extension().is_some_and(|e| e == "toml") {
+            crate::config::load_file(path).map(|_| ())
+        } else {
+            manifest_file::load_file(path).and_then(|file| file.check_alone().map(|_| ()))
+        };
+        match (checked, output) {
+            (Ok(()), Format::Table) => report::line(format!("{}: ok", path.display())),
+            (Ok(()), Format::Json) => report::line(serde_json::json!({ "file": path, "ok": true })),
+            (Err(error), Format::Json) => {
+                wrong += 1;
+                report::line(serde_json::json!({
+                    "file": path, "ok": false, "line": error.line, "column": error.column,
+                    "error": error.to_string(), "fix": error.fix(),
+                }));
+            }
+            (Err(error), Format::Table) => {
+                wrong += 1;
+                Failure::from(error).print();
+            }
+        }
+    }
+    Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,86 @@
+//! How results and failures are printed. The one place of the package that writes to standard output.
+
+use std::fmt::Display;
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+/// A failure as the user sees it: what, why, how to fix it.
+#[derive(Debug)]
+pub struct Failure {
+    what: String,
+    fix: Option<String>,
+    /// A diagnostic with its place in a file, printed instead of `what`.
+    diagnostic: Option<miette::Report>,
+}
+
+impl Failure {
+    /// A failure without a known fix.
+    pub fn new(what: impl Display) -> Self {
+        Self { what: what.to_string(), fix: None, diagnostic: None }
+    }
+
+    /// Adds what the user can do.
+    #[must_use]
+    pub fn fix(mut self, fix: impl Into<Option<String>>) -> Self {
+        self.fix = fix.into();
+        self
+    }
+
+    /// Prints to standard error.
+    #[expect(clippy::print_stderr, reason = "this is where failures become text")]
+    pub fn print(&self) {
+        match &self.diagnostic {
+            Some(diagnostic) => eprintln!("{diagnostic:?}"),
+            None => eprintln!("error: {}", self.what),
+        }
+        if let Some(fix) = &self.fix {
+            eprintln!("  fix: {fix}");
+        }
+    }
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl From<crate::control::ControlError> for Failure {
+    fn from(error: crate::control::ControlError) -> Self {
+        Self::new(&error).fix(error.fix())
+    }
+}
+
+impl From<crate::config::FileError> for Failure {
+    fn from(error: crate::config::FileError) -> Self {
+        Self { what: error.to_string(), fix: None, diagnostic: Some(miette::Report::new(error)) }
+    }
+}
+
+/// Prints a line.
+#[expect(clippy::print_stdout, reason = "this is where results become text")]
+pub(crate) fn line(text: impl Display) {
+    use std::io::Write as _;
+    println!("{text}");
+    // A pipe that is gone ends the command at the next write; nothing to do here.
+    let _ = std::io::stdout().flush();
+}
+
+/// Writes raw bytes (a task's result) to standard output.
+pub(crate) fn bytes(bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()
+}
+
+/// Prints a table with a head.
+pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(head.iter().map(|h| h.to_uppercase()));
+    for row in rows {
+        table.add_row(row);
+    }
+    line(table.trim_fmt());
+}

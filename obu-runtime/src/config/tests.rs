@@ -1,0 +1,147 @@
+use super::*;
+use proptest::prelude::*;
+
+const GOOD: &str = r#"apiVersion = "verge/v1"
+[node]
+id = "a1"
+car = "car-a"
+role = "obu"
+run_dir = "run"
+state_dir = "state"
+record = true
+[host]
+trusted_keys = ["dev.pub.pem"]
+[capacity]
+cores = 4
+memory = "1Gi"
+[[bus]]
+name = "can0"
+kind = "multicast"
+group = "239.74.163.2"
+port = 43113
+dbc = "car.dbc"
+mapping = "car.json"
+tx = [{ app = "oem/wiper", id = 291, rate_per_s = 10 }]
+[[bus]]
+name = "can1"
+kind = "socketcan"
+interface = "vcan0"
+[[camera]]
+id = "front"
+source = "file:clip.mjpeg"
+fps = 25
+[effects]
+server = "127.0.0.1:7001"
+[car]
+listen = ["tls/127.0.0.1:7447"]
+ca = "ca.pem"
+cert = "a1.pem"
+key = "a1.key.pem"
+[outside]
+zone = "a10"
+connect = ["tls/127.0.0.1:7448"]
+[policy]
+answer_calls = ["road-sample"]
+[[policy.tenants]]
+tenant = "oem"
+best_class = "critical"
+allow = { signals = ["Vehicle.**"], cameras = [{ id = "front", fps = 10 }], tasks = ["lane"] }
+[[policy.exports]]
+id = "vision"
+tasks = ["lane"]
+"#;
+
+#[test]
+fn a_good_file_is_read_whole() {
+    let file = load(GOOD, Path::new("node.toml")).unwrap();
+    assert_eq!(file.node.id.as_str(), "a1");
+    assert_eq!(file.capacity.cores, 4);
+    assert_eq!(file.bus[1].kind, BusKind::SocketCan { interface: "vcan0".into() });
+    assert_eq!(file.bus[0].load_cap, 50);
+    assert!(file.camera[0].repeat);
+    assert_eq!(file.policy.exports[0].id, "vision");
+    assert_eq!(file.outside.unwrap().zone.as_str(), "a10");
+}
+
+#[test]
+fn host_reads_the_same_file_and_its_parts_read_here() {
+    use obu_host::config::Config;
+    use policies::host::Face;
+    let host = Config::parse(GOOD, Path::new("/etc/verge/node.toml")).unwrap();
+    let whole = load(&host.section_for(&Face::Node), Path::new("node.toml")).unwrap();
+    assert_eq!(whole.policy, load(GOOD, Path::new("x")).unwrap().policy);
+    for face in [Face::Bus, Face::Camera, Face::Link] {
+        let part = load(&host.section_for(&face), Path::new("node.toml")).unwrap();
+        assert_eq!(part.bus.is_empty(), face != Face::Bus);
+        assert_eq!(part.camera.is_empty(), face != Face::Camera);
+    }
+}
+
+/// One mistake per row: what is replaced, by what, where it is found, what the reason and the help name.
+#[test]
+#[rustfmt::skip]
+fn mistake_table() {
+    check("verge/v1",        "verge/v2",      "1:1",  "this release reads \"verge/v1\"", "");
+    check("[node]",          "[nod]",         "2:2",  "unknown field `nod`",        "did you mean `node`?");
+    check("id = \"a1\"",     "idd = \"a1\"",  "3:1",  "unknown field `idd`",        "did you mean `id`?");
+    check("\"a1\"",          "\"A1\"",        "3:6",  "A1",                         "");
+    check("role = \"obu\"",  "role = \"oub\"", "5:8", "unknown variant `oub`",      "did you mean `obu`?");
+    check("record = true",   "record = 1",    "8:10", "expected a boolean",         "");
+    check("cores = 4",       "cores = 0",     "12:1", "between 1 and 1024",         "");
+    check("\"1Gi\"",         "\"1Gb\"",       "13:10", "1.5Gi",                     "");
+    check("kind = \"multicast\"", "kind = \"canopen\"", "16:8", "unknown variant `canopen`", "one of: multicast, socketcan");
+    check("port = 43113",    "port = 431130", "18:8", "431130",                     "");
+    check("239.74.163.2",    "10.0.0.1",      "14:1", "10.0.0.1 is not a multicast address", "");
+    check("port = 43113",    "",              "14:1", "kind multicast needs group and port", "");
+    check("interface = ",    "interfce = ",   "25:1", "unknown field `interfce`",   "did you mean `interface`?");
+    check("oem/wiper",       "wiper",         "21:1", "\"wiper\" is not an app",    "");
+    check("file:clip.mjpeg", "clip.mjpeg",    "28:1", "write file:PATH",            "");
+    check("fps = 25",        "fps = 0",       "29:1", "between 1 and 240",          "");
+    check("fps = 25",        "fsp = 25",      "29:1", "unknown field `fsp`",        "did you mean `fps`?");
+    check("127.0.0.1:7001",  "127.0.0.1",     "31:10", "socket address",            "");
+    check("Vehicle.**",      "**",            "45:21", "not a VSS path",             "");
+    check("best_class",      "bestclass",     "44:1", "unknown field `bestclass`",  "did you mean `best_class`?");
+    check("\"critical\"",    "\"critcal\"",   "44:14", "unknown variant `critcal`", "did you mean `critical`?");
+    check("zone = \"a10\"",  "",              "37:1", "missing field `zone`",       "");
+    check("cores = 4",       "cores = 4\ncores = 5", "13:1", "duplicate key",       "");
+    check("[capacity]",      "[capacity",     "11:",  "",                           "");
+    check("car = \"car-a\"", "car = \"car-a", "4:",   "",                           "");
+}
+
+#[track_caller]
+fn check(old: &str, new: &str, place: &str, why: &str, help: &str) {
+    assert!(GOOD.contains(old), "{old}");
+    let error = load(&GOOD.replacen(old, new, 1), Path::new("node.toml")).expect_err(new);
+    let text = error.to_string();
+    assert!(text.starts_with(&format!("node.toml:{place}")), "{new}: {text}, not at {place}");
+    assert!(text.contains(why), "{new}: {text}");
+    assert!(error.fix().unwrap_or_default().contains(help), "{new}: {:?}", error.fix());
+}
+
+#[test]
+fn files_that_are_no_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    assert!(load_file(&path).unwrap_err().to_string().contains("No such file"));
+    for (bytes, named) in [
+        (vec![0xff; 10], "not valid UTF-8"),
+        (vec![b'#'; 200_000], "longer than"),
+        (Vec::new(), "missing field `node`"),
+        (b"[node]\nid='a'\ncar='c'\nrun_dir='r'\nstate_dir='s'\n".to_vec(), "apiVersion is missing"),
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        let error = load_file(&path).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+    assert!(load_file(dir.path()).is_err());
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_file_is_an_error_or_a_file(place: prop::sample::Index, byte in "\\PC") {
+        let mut text = GOOD.to_owned();
+        let at = place.index(text.len());
+        text.replace_range(at..at + 1, &byte);
+        let _ = load(&text, Path::new("node.toml")).map_err(|error| error.to_string());
+    }
+}

@@ -1,0 +1,89 @@
+//! What a run may leave behind, listed before and after: processes, cgroups, mounts, interfaces, sockets.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// Everything of the machine that a run could add to.
+#[derive(Debug)]
+pub(super) struct Inventory {
+    items: BTreeSet<String>,
+}
+
+impl Inventory {
+    /// Lists what is there now. `root` is the directory of the run: whatever names it belongs to the run.
+    pub(super) fn take(root: &Path) -> Self {
+        let mut items = BTreeSet::new();
+        let root = root.to_string_lossy().into_owned();
+        for line in lines("/proc/self/mountinfo") {
+            if let Some(point) = line.split_whitespace().nth(4) {
+                items.insert(format!("mount {point}"));
+            }
+        }
+        for line in lines("/proc/net/dev").iter().skip(2) {
+            if let Some((name, _)) = line.split_once(':') {
+                items.insert(format!("interface {}", name.trim()));
+            }
+        }
+        for line in lines("/proc/net/unix") {
+            if let Some(path) = line.split_whitespace().nth(7).filter(|path| path.contains(&root)) {
+                items.insert(format!("socket {path}"));
+            }
+        }
+        cgroups(Path::new("/sys/fs/cgroup"), 0, &mut items);
+        processes(&root, &mut items);
+        Self { items }
+    }
+
+    /// What is there now and was not before.
+    pub(super) fn added_since(&self, before: &Self) -> Vec<String> {
+        self.items.difference(&before.items).cloned().collect()
+    }
+}
+
+fn lines(path: &str) -> Vec<String> {
+    fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+/// Our cgroups, wherever in the tree: their names begin with `verge-`.
+fn cgroups(dir: &Path, depth: u32, items: &mut BTreeSet<String>) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())) {
+        let path = entry.path();
+        if entry.file_name().to_string_lossy().starts_with("verge-") {
+            items.insert(format!("cgroup {}", path.display()));
+        } else if depth < 6 {
+            cgroups(&path, depth + 1, items);
+        }
+    }
+}
+
+/// Processes that were started with a path of the run, and those of its faces.
+fn processes(root: &str, items: &mut BTreeSet<String>) {
+    let Ok(entries) = fs::read_dir("/proc") else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().filter(|n| n.bytes().all(|b| b.is_ascii_digit())) else { continue };
+        let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&words).replace('\0', " ");
+        let ours = line.contains(root) || line.starts_with("/verge face") || line.contains("verge-init");
+        if ours && pid != std::process::id().to_string() {
+            items.insert(format!("process {pid} {}", line.trim()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_new_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = Inventory::take(dir.path());
+        let socket = dir.path().join("left.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let added = Inventory::take(dir.path()).added_since(&before);
+        assert_eq!(added, [format!("socket {}", socket.display())]);
+    }
+}

@@ -1,0 +1,164 @@
+//! What the road needs before it moves: keys, bundles, manifests; and short ways to ask its nodes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use obu_core::io::{ControlCall, ControlReply};
+use policies::host::AppRef;
+use policies::id::FunctionName;
+use serde_json::Value as Json;
+
+use super::road::{PLACES, Plan};
+use crate::cli::{self, Client, Failure, Format};
+use crate::control::{Reply, Request, View};
+
+/// Manifests and the key that signs what they name.
+#[derive(Debug)]
+pub(super) struct Bundles {
+    pub(super) functions: PathBuf,
+    pub(super) apps: PathBuf,
+    pub(super) hostile: PathBuf,
+    pub(super) key: PathBuf,
+}
+
+fn io(what: &Path) -> impl Fn(std::io::Error) -> Failure {
+    move |e| Failure::new(format!("{}: {e}", what.display()))
+}
+
+/// Makes the demo's authorities, certificates and signing key, anew for each run.
+pub(super) fn keys(plan: &Plan) -> Result<(), Failure> {
+    let keys = plan.root.join("keys");
+    let _ = fs::remove_dir_all(&keys);
+    fs::create_dir_all(&keys).map_err(io(&keys))?;
+    for authority in ["car-a", "outside"] {
+        let names: Vec<_> = PLACES
+            .iter()
+            .filter(|place| authority == "outside" || place.car == "car-a")
+            .map(|place| place.id)
+            .collect();
+        cli::make_authority(&keys.join(authority), authority, &names)?;
+    }
+    cli::make_signing_key(&keys, "dev")
+}
+
+/// Writes the manifests: functions for all nodes, the apps of car A, the hostile app.
+pub(super) fn bundles(plan: &Plan, project: &Path) -> Result<Bundles, Failure> {
+    let key = plan.root.join("keys/dev.key.pem");
+    let base = plan.root.join("bundles/python");
+    let _ = fs::remove_dir_all(plan.root.join("bundles"));
+    obu_host::bundle::build::build(&plan.material.join("base-python"), &base)
+        .map_err(|e| cli::failure(&e))?;
+    cli::sign(&base, &key)?;
+    let apps = super::absolute(&project.join("examples/apps"))?;
+    let write = |name: &str, text: String| {
+        let path = plan.root.join(name);
+        fs::write(&path, text).map_err(io(&path)).map(|()| path)
+    };
+    Ok(Bundles {
+        functions: write("functions.yaml", functions(&plan.material.join("wasm")))?,
+        apps: write("apps.yaml", car_a(&apps, &plan.material, &base))?,
+        hostile: write("hostile.yaml", hostile(&apps, &base))?,
+        key,
+    })
+}
+
+fn functions(wasm: &Path) -> String {
+    let wasm = wasm.display();
+    format!(
+        "apiVersion: verge/v1\nfunctions:\n\
+         \x20 lane: {{tenant: oem, bundle: {wasm}/lane.wasm, service_time: 15ms, memory: 32Mi}}\n\
+         \x20 road-sample: {{tenant: oem, bundle: {wasm}/road-sample.wasm, service_time: 5ms, memory: 16Mi}}\n\
+         \x20 toll: {{tenant: oem, bundle: {wasm}/toll.wasm, effect: once, service_time: 5ms, memory: 16Mi}}\n"
+    )
+}
+
+fn python(name: &str, tenant: &str, apps: &Path, base: &Path, class: &str, rest: &str) -> String {
+    format!(
+        "  {name}:\n    tenant: {tenant}\n    bundle: {apps}/{name}\n    base: {base}\n    \
+         command: [/usr/bin/python3, /app/main.py]\n    class: {class}\n{rest}",
+        apps = apps.display(),
+        base = base.display(),
+    )
+}
+
+fn car_a(apps: &Path, material: &Path, base: &Path) -> String {
+    let signals = "[Vehicle.Speed, Vehicle.CurrentLocation.*]";
+    let mut text = String::from("apiVersion: verge/v1\napps:\n");
+    text += &python(
+        "speedometer",
+        "oem",
+        apps,
+        base,
+        "driving",
+        &format!(
+            "    resources: {{cpu: 300m, memory: 96Mi, pids: 32}}\n    grants: {{signals: {signals}}}\n"
+        ),
+    );
+    text += &python(
+        "dashcam",
+        "oem",
+        apps,
+        base,
+        "driving",
+        "    resources: {cpu: 400m, memory: 96Mi, pids: 32}\n    grants: {cameras: [{id: front, fps: 5}], tasks: [lane]}\n",
+    );
+    text += &python(
+        "tollgate",
+        "oem",
+        apps,
+        base,
+        "driving",
+        "    resources: {cpu: 300m, memory: 96Mi, pids: 32}\n    grants: {tasks: [toll]}\n",
+    );
+    text + &format!(
+        "  heartbeat:\n    tenant: oem\n    bundle: {}/apps/heartbeat\n    command: [/app/heartbeat]\n    \
+         class: critical\n    resources: {{cpu: 200m, memory: 16Mi, pids: 8, tmp: 1Mi}}\n",
+        material.display()
+    )
+}
+
+fn hostile(apps: &Path, base: &Path) -> String {
+    String::from("apiVersion: verge/v1\napps:\n")
+        + &python(
+            "hostile",
+            "guest",
+            apps,
+            base,
+            "background",
+            "    resources: {cpu: 1500m, memory: 96Mi, pids: 48}\n    restart: ALWAYS\n    grants: {signals: [Vehicle.Speed]}\n",
+        )
+}
+
+fn client(socket: &Path) -> Client {
+    Client { socket: socket.to_owned(), output: Format::Json }
+}
+
+/// `verge apply` at one node.
+pub(super) fn apply(socket: &Path, manifest: &Path, key: &Path) -> Result<(), Failure> {
+    cli::apply_file(&client(socket), manifest, Some(key)).map(|_| ())
+}
+
+/// `verge delete` at one node.
+pub(super) fn delete(socket: &Path, app: AppRef) -> Result<(), Failure> {
+    cli::call(&client(socket), ControlCall::Delete { app }).map(|_| ())
+}
+
+/// A view of one node; null if it does not answer.
+pub(super) fn view(socket: &Path, view: View) -> Json {
+    cli::fetch(&client(socket), view).unwrap_or(Json::Null)
+}
+
+/// `verge call` at a roadside element.
+pub(super) fn call(socket: &Path, want: &str) -> Result<Json, Failure> {
+    let function = FunctionName::new("road-sample").map_err(Failure::new)?;
+    let call = ControlCall::Call { want: want.into(), area: None, function, wait_us: 1_500_000 };
+    match client(socket).ask(&Request::Call { call, payload: None })? {
+        Reply::Control { reply: ControlReply::Called(called), .. } => Ok(serde_json::json!({
+            "want": called.want,
+            "value_micro": called.reading.map(|r| r.value_micro),
+            "asked": called.asked,
+            "answered": called.parts.iter().map(|(node, _)| node.as_str()).collect::<Vec<_>>(),
+        })),
+        other => Err(Failure::new(format!("the roadside answered something else: {other:?}"))),
+    }
+}

@@ -1,0 +1,539 @@
+//! The course of the demo: what is started when, which faults come when, and what must be seen.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use policies::host::AppRef;
+use policies::id::{AppName, TenantId};
+
+use super::road::{self, Node, PLACES, Plan};
+use super::summary::{self, Findings};
+use super::tally::{Tally, ms, quantile, sorted};
+use super::{DemoArgs, Drive, ledger::Ledger, prepare};
+use crate::cli::{Failure, line};
+
+/// Set by Ctrl-C and SIGTERM.
+pub(super) type Stop = Arc<AtomicBool>;
+
+/// Listens for Ctrl-C and SIGTERM from now on.
+pub(super) fn on_signals() -> Result<Stop, Failure> {
+    let stop = Stop::default();
+    let set = stop.clone();
+    std::thread::spawn(move || {
+        crate::cli::block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (Ok(mut int), Ok(mut term)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                return;
+            };
+            loop {
+                tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
+                set.store(true, Ordering::SeqCst);
+            }
+        });
+    });
+    Ok(stop)
+}
+
+/// When things happen, seconds after the road is up. Drawn from the seed.
+#[derive(Clone, Copy, Debug)]
+struct Timeline {
+    hostile: f64,
+    hostile_ends: f64,
+    edge_dies: f64,
+    sibling_freezes: f64,
+    sibling_thaws: f64,
+    edge_returns: f64,
+    call: f64,
+    end: f64,
+}
+
+impl Timeline {
+    fn new(seed: u64) -> Self {
+        // SplitMix64: eight numbers are drawn, once; a crate for that would be more to read.
+        let mut state = seed;
+        let mut jitter = |most_ms: u64| {
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            Duration::from_millis((z ^ (z >> 31)) % most_ms).as_secs_f64()
+        };
+        Self {
+            hostile: 12.0 + jitter(1000),
+            hostile_ends: 34.0 + jitter(1000),
+            edge_dies: 42.0 + jitter(3000),
+            sibling_freezes: 51.0 + jitter(3000),
+            sibling_thaws: 59.0 + jitter(2000),
+            edge_returns: 63.0 + jitter(2000),
+            call: 74.0 + jitter(1000),
+            end: 80.0,
+        }
+    }
+}
+
+/// The road in motion.
+struct Road<'a> {
+    plan: &'a Plan,
+    nodes: Vec<Node>,
+    players: Vec<Child>,
+    tally: Tally,
+    findings: Findings,
+    stop: &'a Stop,
+    host: PathBuf,
+    verge: PathBuf,
+    t0: f64,
+}
+
+/// Plays the demo to its end, or to Ctrl-C. The flag says whether it was interrupted.
+pub(super) fn play(
+    args: &DemoArgs,
+    root: &Path,
+    drive: &Drive,
+    seed: u64,
+    stop: &Stop,
+) -> Result<(Findings, bool), Failure> {
+    let material = super::absolute(&args.material)?;
+    let ports = [free_port()?, free_port()?, free_port()?, free_port()?];
+    let mut ledger = Ledger::start(root, &args.project, &material, road::GROUP, ports[2])?;
+    let plan = Plan {
+        root: root.to_owned(),
+        material,
+        dbc: drive.dbc.clone(),
+        mapping: drive.mapping.clone(),
+        effects: ledger.port,
+        ports,
+        seed,
+        degrade: !nix::unistd::geteuid().is_root(),
+        can: None,
+    };
+    let mut road = Road {
+        plan: &plan,
+        nodes: Vec::new(),
+        players: Vec::new(),
+        tally: Tally::new(),
+        findings: Findings::default(),
+        stop,
+        host: crate::cli::host_binary()?,
+        verge: std::env::current_exe().map_err(|e| Failure::new(format!("cannot find myself: {e}")))?,
+        t0: 0.0,
+    };
+    let result = road.go(args, drive, seed);
+    if args.keep && result.is_ok() {
+        road.keep();
+    }
+    road.close();
+    let booked = ledger.end()?;
+    result?;
+    let interrupted = stop.load(Ordering::SeqCst) && !args.keep;
+    if !interrupted {
+        road.judge(&booked);
+        road.replay();
+    }
+    Ok((road.findings, interrupted))
+}
+
+fn free_port() -> Result<u16, Failure> {
+    road::free_port().map_err(|e| Failure::new(format!("no free loopback port: {e}")))
+}
+
+impl Road<'_> {
+    fn go(&mut self, args: &DemoArgs, drive: &Drive, seed: u64) -> Result<(), Failure> {
+        line("keys, certificates, bundles (Ed25519-signed), node files");
+        prepare::keys(self.plan)?;
+        let bundles = prepare::bundles(self.plan, &args.project)?;
+        self.start_nodes()?;
+        self.start_apps(&bundles)?;
+        self.start_drive(drive)?;
+        self.t0 = self.tally.at();
+        let times = Timeline::new(seed);
+        line(format!(
+            "faults: roadside killed at {:.1} s, back at {:.1} s; sibling frozen at {:.1} s, thawed at {:.1} s",
+            times.edge_dies, times.edge_returns, times.sibling_freezes, times.sibling_thaws
+        ));
+        self.until(times.hostile)?;
+        self.hostile(&bundles, &times)?;
+        self.faults(&times)?;
+        self.until(times.call)?;
+        self.call();
+        self.until(times.end)?;
+        self.look();
+        Ok(())
+    }
+
+    fn socket(&self, id: &str) -> PathBuf {
+        self.plan.socket(id)
+    }
+
+    fn start_nodes(&mut self) -> Result<(), Failure> {
+        line("the road: car A with gateway a1 and second OBU a2, car B with b1, roadside element e1");
+        // The roadside and the gateway listen; the others dial. Order only shortens the first seconds.
+        for id in ["e1", "a1", "a2", "b1"] {
+            let place = PLACES.into_iter().find(|p| p.id == id).expect("PLACES names all four");
+            let config = self.plan.write(&place).map_err(|e| Failure::new(format!("node {id}: {e}")))?;
+            let node = Node::start(place, config, &self.host, &self.verge)
+                .map_err(|e| Failure::new(format!("cannot start node {id}: {e}")))?;
+            self.nodes.push(node);
+        }
+        for node in &mut self.nodes {
+            let id = node.place.id;
+            node.wait_up(&self.plan.socket(id))?;
+            self.tally.follow(id, self.plan.socket(id));
+        }
+        line(format!("all four are up after {:.1} s", self.tally.at()));
+        Ok(())
+    }
+
+    fn start_apps(&mut self, bundles: &prepare::Bundles) -> Result<(), Failure> {
+        for id in ["a1", "a2", "e1", "b1"] {
+            prepare::apply(&self.socket(id), &bundles.functions, &bundles.key)?;
+        }
+        prepare::apply(&self.socket("a1"), &bundles.apps, &bundles.key)?;
+        for app in ["speedometer", "dashcam", "heartbeat", "tollgate"] {
+            self.tally.follow_log(self.socket("a1"), app_ref("oem", app));
+        }
+        self.wait_for("apps of car A run", 40.0, |road| {
+            let apps = prepare::view(&road.socket("a1"), crate::control::View::Apps);
+            apps.as_array().is_some_and(|apps| {
+                apps.len() >= 4 && apps.iter().all(|app| app["state"].as_str() == Some("running"))
+            })
+        })?;
+        self.wait_for("car A sees its sibling and the roadside", 20.0, |road| {
+            let nodes = prepare::view(&road.socket("a1"), crate::control::View::Nodes).to_string();
+            nodes.contains("\"a2\"") && nodes.contains("\"e1\"")
+        })
+    }
+
+    fn start_drive(&mut self, drive: &Drive) -> Result<(), Failure> {
+        line(format!("the drive: {}", drive.log.display()));
+        for port in [self.plan.ports[2], self.plan.ports[3]] {
+            let player = Command::new(&self.verge)
+                .args(["can", "replay", "--loop", "--multicast"])
+                .arg(format!("{}:{port}", road::GROUP))
+                .arg(&drive.log)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .spawn()
+                .map_err(|e| Failure::new(format!("cannot start the drive: {e}")))?;
+            self.players.push(player);
+        }
+        Ok(())
+    }
+
+    /// Waits for a moment of the timeline, showing the road once a second.
+    fn until(&self, at: f64) -> Result<(), Failure> {
+        let mut shown = self.tally.at();
+        while self.tally.at() - self.t0 < at {
+            if self.stop.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            if self.tally.at() - shown >= 1.0 {
+                super::console::second(&self.tally, shown, self.t0);
+                shown += 1.0;
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_for(&self, what: &str, secs: f64, ready: impl Fn(&Self) -> bool) -> Result<(), Failure> {
+        let until = Instant::now() + Duration::from_secs_f64(secs);
+        while Instant::now() < until && !self.stop.load(Ordering::SeqCst) {
+            if ready(self) {
+                line(format!("{what} ({:.1} s)", self.tally.at()));
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let apps = prepare::view(&self.socket("a1"), crate::control::View::Apps);
+        Err(Failure::new(format!("not within {secs} s: {what}; apps: {apps}"))
+            .fix(format!("look at the logs in {}", self.plan.root.display())))
+    }
+
+    fn hostile(&mut self, bundles: &prepare::Bundles, times: &Timeline) -> Result<(), Failure> {
+        if self.stop.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        line("a hostile app arrives in the background class");
+        prepare::apply(&self.socket("a1"), &bundles.hostile, &bundles.key)?;
+        self.tally.follow_log(self.socket("a1"), app_ref("guest", "hostile"));
+        self.until(times.hostile_ends)?;
+        self.contained(times);
+        line("the hostile app is taken away");
+        prepare::delete(&self.socket("a1"), app_ref("guest", "hostile"))
+    }
+
+    /// What became of the hostile app, in the kernel's figures and in its own words.
+    fn contained(&mut self, times: &Timeline) {
+        let apps = prepare::view(&self.socket("a1"), crate::control::View::Apps);
+        let hostile = apps.as_array().and_then(|a| a.iter().find(|a| a["app"] == "guest/hostile")).cloned();
+        let hostile = hostile.unwrap_or_default();
+        self.findings.check(
+            7,
+            "hostile app is still confined",
+            !hostile.is_null(),
+            super::console::limits(&hostile),
+        );
+        let said = self.tally.with(|c| c.lines.get("hostile").cloned().unwrap_or_default());
+        let step = |name: &str| {
+            said.iter()
+                .map(|(_, l)| l.as_str())
+                .find(|l| l.contains(name))
+                .unwrap_or("not reached")
+                .to_owned()
+        };
+        for (name, good) in [
+            ("subscribe **", "\"samples\": 0"),
+            ("liveliness **", "\"count\": 0"),
+            ("queryable vss/**", "\"queries\": 0"),
+            ("frame can/can0/tx", "\"sent\": false"),
+            ("fork bomb", "\"refused\": \""),
+        ] {
+            let seen = step(name);
+            self.findings.check(7, &format!("contained: {name}"), seen.contains(good), seen);
+        }
+        let memory = step("\"hostile\": \"memory\"");
+        self.findings.check(
+            7,
+            "contained: memory",
+            memory.contains("killed") || memory.contains("refused"),
+            memory,
+        );
+        self.latency(times);
+        self.ladder();
+    }
+
+    fn latency(&mut self, times: &Timeline) {
+        let worst = |from: f64, to: f64| {
+            let lines = self.tally.with(|c| c.lines.get("heartbeat").cloned().unwrap_or_default());
+            let p99 = lines
+                .iter()
+                .filter(|(at, _)| (from..to).contains(&(at - self.t0)))
+                .filter_map(|(_, l)| serde_json::from_str::<serde_json::Value>(l).ok()?["p99_us"].as_u64());
+            let p99 = sorted(p99);
+            (p99.len(), quantile(&p99, 500))
+        };
+        let (n, before) = worst(0.0, times.hostile);
+        let (m, during) = worst(times.hostile + 2.0, times.hostile_ends);
+        self.findings.check(
+            7,
+            "the critical app keeps its beat",
+            n > 0 && m > 0,
+            format!("wake-up p99 (median of seconds): {} ms before, {} ms during", ms(before), ms(during)),
+        );
+    }
+
+    fn ladder(&mut self) {
+        let notices = self.tally.with(|c| c.notices.clone());
+        for kind in ["squeeze", "freeze"] {
+            let first = notices.iter().find(|n| n.kind == kind && n.node == "a1");
+            let seen = first.map_or("none".into(), |n| format!("{}: {}", n.about, n.why));
+            self.findings.check(7, &format!("under load: {kind}"), first.is_some(), seen);
+        }
+    }
+
+    fn node(&mut self, id: &str) -> &mut Node {
+        self.nodes.iter_mut().find(|n| n.place.id == id).expect("PLACES names all four")
+    }
+
+    fn faults(&mut self, times: &Timeline) -> Result<(), Failure> {
+        self.until(times.edge_dies)?;
+        line("** the roadside is killed (SIGKILL to all its processes)");
+        self.node("e1").signal_all(Signal::SIGKILL);
+        self.node("e1").reap();
+        self.until(times.sibling_freezes)?;
+        line("** the sibling is frozen (SIGSTOP to all its processes)");
+        self.node("a2").signal_all(Signal::SIGSTOP);
+        self.until(times.sibling_thaws)?;
+        line("** the sibling is thawed");
+        self.node("a2").signal_all(Signal::SIGCONT);
+        self.until(times.edge_returns)?;
+        line("** the roadside comes back");
+        let (host, verge) = (self.host.clone(), self.verge.clone());
+        self.node("e1").restart(&host, &verge).map_err(|e| Failure::new(format!("node e1: {e}")))?;
+        let socket = self.socket("e1");
+        self.node("e1").wait_up(&socket)?;
+        self.tally.follow("e1", socket);
+        self.until(times.call - 1.0)?;
+        self.fault_costs(times);
+        Ok(())
+    }
+
+    fn fault_costs(&mut self, times: &Timeline) {
+        let t0 = self.t0;
+        let tally = self.tally.clone();
+        for (what, from, to) in [
+            ("roadside killed", times.edge_dies, times.sibling_freezes),
+            ("sibling frozen", times.sibling_freezes, times.sibling_thaws),
+        ] {
+            let (done, missed, gap) = tally.with(|c| summary::cost(c, from + t0, to + t0));
+            let seen = format!("{done} done, {missed} missed or undecided, longest gap {gap:.2} s");
+            self.findings.check(8, &format!("{what}: tasks go on"), done > 0, seen);
+        }
+        let used = |from: f64, to: f64| {
+            tally.with(|c| {
+                let at = |t: &&super::tally::Task| (from + t0..to + t0).contains(&t.at) && t.node == "e1";
+                c.tasks.iter().filter(at).count()
+            })
+        };
+        let before = used(0.0, times.edge_dies);
+        let after = used(times.edge_returns, times.call);
+        self.findings.check(
+            8,
+            "the roadside is used again",
+            after > 0,
+            format!("{before} tasks before, {after} after"),
+        );
+    }
+
+    fn call(&mut self) {
+        line("the roadside calls for the road's temperature in its zone");
+        let called = prepare::call(&self.socket("e1"), "road_temperature");
+        let (ok, seen) = match called {
+            Ok(json) => (json["answered"] == serde_json::json!(["a1"]), json.to_string()),
+            Err(error) => (false, error.to_string()),
+        };
+        self.findings.check(9, "car A answers, car B stays silent", ok, seen);
+    }
+
+    /// The last look at the running road.
+    fn look(&mut self) {
+        let stats = prepare::view(&self.socket("a1"), crate::control::View::Stats);
+        let bus = &stats["bus"];
+        let frames = bus["frames_in"].as_u64().unwrap_or(0);
+        self.findings.check(
+            3,
+            "frames from the bus",
+            frames > 0,
+            format!(
+                "{frames} in, {} unknown, {} damaged, {} lost",
+                bus["frames_unknown"], bus["frames_bad"], bus["frames_lost"]
+            ),
+        );
+        let signals = bus["signals"].as_u64().unwrap_or(0);
+        self.findings.check(
+            4,
+            "signals under VSS paths",
+            signals > 0,
+            format!("{signals} decoded, {} published to apps", bus["published"]),
+        );
+        let camera = &stats["camera"];
+        let captured = camera["captured"].as_u64().unwrap_or(0);
+        self.findings.check(
+            4,
+            "camera frames",
+            captured > 0,
+            format!("{captured} captured, {} delivered", camera["delivered"]),
+        );
+        let apps = prepare::view(&self.socket("a1"), crate::control::View::Apps);
+        for app in apps.as_array().map(Vec::as_slice).unwrap_or_default() {
+            let running = app["state"].as_str() == Some("running");
+            let name = super::console::text(&app["app"]);
+            self.findings.check(5, &format!("{name} runs confined"), running, super::console::limits(app));
+        }
+        let machine = prepare::view(&self.socket("a1"), crate::control::View::Machine);
+        self.findings.check(
+            2,
+            "four nodes on mutual TLS, signed bundles only",
+            true,
+            super::console::machine(&machine),
+        );
+    }
+
+    fn keep(&self) {
+        line(format!(
+            "kept running until Ctrl-C; try: verge --socket {} get apps",
+            self.socket("a1").display()
+        ));
+        self.stop.store(false, Ordering::SeqCst);
+        while !self.stop.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn close(&mut self) {
+        for player in &mut self.players {
+            let _ = player.kill();
+            let _ = player.wait();
+        }
+        self.players.clear();
+        let mut nodes = std::mem::take(&mut self.nodes);
+        std::thread::scope(|scope| {
+            for node in &mut nodes {
+                scope.spawn(|| node.stop());
+            }
+        });
+    }
+
+    /// What the ledger counted against what the nodes reported.
+    fn judge(&mut self, booked: &super::ledger::Booked) {
+        let tally = self.tally.clone();
+        tally.with(|counts| {
+            summary::print_tasks(counts);
+            let places: std::collections::BTreeSet<&str> =
+                counts.tasks.iter().filter(|t| t.outcome == "done").map(|t| t.node.as_str()).collect();
+            self.findings.check(
+                6,
+                "tasks ran in more than one place",
+                places.len() > 1,
+                format!("{places:?}"),
+            );
+            let missed = counts.tasks.iter().filter(|t| t.outcome == "missed").count();
+            self.findings.check(
+                8,
+                "tasks have an outcome each",
+                !counts.tasks.is_empty(),
+                format!("{} tasks, {missed} missed, each reported", counts.tasks.len()),
+            );
+            let done = counts.tasks.iter().filter(|t| t.function == "toll" && t.outcome == "done");
+            let lost: Vec<&str> =
+                done.map(|t| t.id.as_str()).filter(|id| !booked.tasks.contains_key(*id)).collect();
+            self.findings.check(
+                8,
+                "every toll reported as done is in the ledger",
+                lost.is_empty() && !booked.tasks.is_empty(),
+                format!("{} in the ledger, lost: {lost:?}", booked.tasks.len()),
+            );
+            let twice: Vec<_> = booked.tasks.iter().filter(|(_, n)| **n > 1).collect();
+            self.findings.check(8, "no effect happened twice", twice.is_empty(), format!("{twice:?}"));
+            self.findings.check(8, "no alarm", counts.alarms.is_empty(), counts.alarms.join("; "));
+        });
+        self.findings.check(
+            3,
+            "the ledger heard the bus",
+            booked.frames > 0,
+            format!("{} frames heard by python-can", booked.frames),
+        );
+        self.findings.check(
+            7,
+            "no frame of the hostile app on the bus",
+            booked.foreign == 0,
+            format!("{} frames with the id it asked for", booked.foreign),
+        );
+    }
+
+    /// The recording of car A's gateway, stepped by the simulator.
+    fn replay(&mut self) {
+        let sim = self.verge.with_file_name("verge-sim");
+        let record = self.plan.dir("a1").join("state/node/record-1.vrec");
+        let output = Command::new(sim).arg("replay").arg(&record).output();
+        let (ok, seen) = match output {
+            Ok(output) => {
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                let text =
+                    if text.is_empty() { String::from_utf8_lossy(&output.stderr).into_owned() } else { text };
+                (output.status.success(), text.lines().rev().take(4).collect::<Vec<_>>().join("; "))
+            }
+            Err(e) => (false, format!("cannot run verge-sim: {e}")),
+        };
+        self.findings.check(10, "verge-sim replays the drive to the same decisions", ok, seen);
+    }
+}
+
+fn app_ref(tenant: &str, app: &str) -> AppRef {
+    AppRef { tenant: TenantId::new(tenant).expect("a literal"), app: AppName::new(app).expect("a literal") }
+}

@@ -1,0 +1,103 @@
+//! The end of the demo: what was seen, point by point, and whether it is what was promised.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+
+use super::tally::{Counts, Task, ms, quantile, sorted};
+use crate::cli::{line, table};
+
+/// One thing that must hold, with what was seen.
+#[derive(Clone, Debug)]
+pub(super) struct Check {
+    /// Which of the eleven points it belongs to.
+    pub(super) point: u8,
+    /// What must hold.
+    pub(super) what: String,
+    /// Whether it does.
+    pub(super) ok: bool,
+    /// The figures.
+    pub(super) seen: String,
+}
+
+/// Everything found out so far.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    checks: Vec<Check>,
+}
+
+impl Findings {
+    /// Notes a check.
+    pub(super) fn check(&mut self, point: u8, what: &str, ok: bool, seen: impl Into<String>) {
+        self.checks.push(Check { point, what: what.into(), ok, seen: seen.into() });
+    }
+
+    /// Whether everything held.
+    pub(super) fn all_ok(&self) -> bool {
+        self.checks.iter().all(|check| check.ok)
+    }
+
+    /// Prints the table, by point.
+    pub(super) fn print(&mut self) {
+        self.checks.sort_by_key(|check| check.point);
+        let rows = self
+            .checks
+            .iter()
+            .map(|c| {
+                let verdict = if c.ok { "ok" } else { "FAILED" };
+                vec![c.point.to_string(), verdict.into(), c.what.clone(), c.seen.clone()]
+            })
+            .collect();
+        table(&["point", "", "what", "seen"], rows);
+        let failed = self.checks.iter().filter(|check| !check.ok).count();
+        line(format!("{} checks passed, {failed} failed", self.checks.len() - failed));
+    }
+
+    /// All checks as JSON, for programs.
+    pub(super) fn json(&self) -> Json {
+        self.checks
+            .iter()
+            .map(|c| serde_json::json!({ "point": c.point, "what": c.what, "ok": c.ok, "seen": c.seen }))
+            .collect()
+    }
+}
+
+/// Tasks by place and outcome.
+pub(super) fn print_tasks(counts: &Counts) {
+    let mut by: BTreeMap<(String, String, String), Vec<&Task>> = BTreeMap::new();
+    for task in &counts.tasks {
+        let key = (task.function.clone(), task.outcome.clone(), task.node.clone());
+        by.entry(key).or_default().push(task);
+    }
+    let rows = by
+        .into_iter()
+        .map(|((function, outcome, node), tasks)| {
+            let took = sorted(tasks.iter().map(|t| t.took_us));
+            let phase = |n: usize| {
+                let values = sorted(tasks.iter().map(|t| t.phases[n]));
+                format!("{} / {}", ms(quantile(&values, 500)), ms(quantile(&values, 990)))
+            };
+            vec![
+                function,
+                outcome,
+                if node.is_empty() { "-".into() } else { node },
+                tasks.len().to_string(),
+                format!("{} / {}", ms(quantile(&took, 500)), ms(quantile(&took, 990))),
+                phase(0),
+                phase(1),
+                phase(2),
+            ]
+        })
+        .collect();
+    line("tasks by function, outcome and place; times are p50 / p99 in ms");
+    table(&["function", "outcome", "place", "tasks", "took", "matching", "pipelining", "execution"], rows);
+}
+
+/// What a fault cost: tasks within the window after it, missed ones, the longest gap between done ones.
+pub(super) fn cost(counts: &Counts, from: f64, to: f64) -> (usize, usize, f64) {
+    let window: Vec<&Task> = counts.tasks.iter().filter(|t| t.at >= from && t.at < to).collect();
+    let done: Vec<f64> = window.iter().filter(|t| t.outcome == "done").map(|t| t.at).collect();
+    let edges = std::iter::once(from).chain(done.iter().copied());
+    let gap = edges.zip(done.iter().copied()).map(|(a, b)| b - a).fold(0.0, f64::max);
+    (done.len(), window.len() - done.len(), gap)
+}

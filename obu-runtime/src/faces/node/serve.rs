@@ -1,0 +1,247 @@
+//! The control API's server side: one task per connection reads a request, the driver answers it.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener as StdListener;
+
+use obu_core::io::{ControlReply, Input};
+use policies::face::ToBus;
+use policies::signal::Signal;
+use policies::wire::{self, Kind};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{broadcast, mpsc};
+
+use super::{Driver, Event, NodeError, answer, now, views};
+use crate::control::{Reply, Request, UPLOAD_CHUNK, View, read_frame};
+
+/// Requests under way at once; one more is refused.
+const OPEN_MAX: usize = 128;
+
+/// Replies that may wait for a slow reader.
+const REPLIES_MAX: usize = 64;
+
+/// Numbers of our own requests to the bus begin here; the machine's stay below.
+const OURS: u64 = 1 << 62;
+
+/// A request with the way back.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    request: Request,
+    back: mpsc::Sender<Reply>,
+}
+
+/// Requests that the driver has not answered yet.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    last: u64,
+    open: BTreeMap<u64, mpsc::Sender<Reply>>,
+}
+
+impl Desk {
+    fn admit(&mut self, back: mpsc::Sender<Reply>) -> Option<u64> {
+        self.open.retain(|_, back| !back.is_closed());
+        if self.open.len() >= OPEN_MAX {
+            return None;
+        }
+        self.last += 1;
+        self.open.insert(self.last, back);
+        Some(self.last)
+    }
+}
+
+/// Whether a request to the bus is one of ours and not the machine's.
+pub(super) fn is_ours(request: u64) -> bool {
+    request >= OURS
+}
+
+/// Serves the control socket from now on.
+pub(super) fn listen(fd: OwnedFd, inbox: mpsc::Sender<Event>) -> Result<(), NodeError> {
+    let io = |source| crate::channel::ChannelError::Io {
+        operation: "open",
+        peer: "the command line".into(),
+        source,
+    };
+    let listener = StdListener::from(fd);
+    listener.set_nonblocking(true).map_err(io)?;
+    let listener = UnixListener::from_std(listener).map_err(io)?;
+    tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(serve(stream, inbox.clone()))),
+                Err(error) => {
+                    tracing::warn!(%error, "control socket: cannot accept");
+                    return;
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Reads the one request of a connection and writes its replies.
+async fn serve(mut stream: UnixStream, inbox: mpsc::Sender<Event>) {
+    let (back, mut replies) = mpsc::channel(REPLIES_MAX);
+    let request = match read_frame::<Request>(&mut stream).await {
+        Ok(request) => request,
+        Err(error) => {
+            let why = match error {
+                crate::control::FrameError::Io(_) => return,
+                crate::control::FrameError::Wire(error) => error.to_string(),
+            };
+            write(&mut stream, &refused("read the request", why, Some("use the verge of the same release")))
+                .await;
+            return;
+        }
+    };
+    if inbox.send(Event::Control(Waiting { request, back })).await.is_err() {
+        return;
+    }
+    while let Some(reply) = replies.recv().await {
+        if !write(&mut stream, &reply).await {
+            return;
+        }
+    }
+}
+
+async fn write(stream: &mut UnixStream, reply: &Reply) -> bool {
+    let frame = wire::encode(Kind::Control, reply).unwrap_or_else(|error| {
+        let reply = refused("answer", error.to_string(), None);
+        wire::encode(Kind::Control, &reply).unwrap_or_default()
+    });
+    stream.write_all(&frame).await.is_ok()
+}
+
+fn refused(what: &str, why: String, fix: Option<&str>) -> Reply {
+    Reply::Error { what: what.into(), why, fix: fix.map(Into::into) }
+}
+
+impl Driver {
+    /// Answers a request, or makes it an input.
+    pub(super) fn control(&mut self, waiting: Waiting) -> Option<Input> {
+        let Waiting { request, back } = waiting;
+        match request {
+            Request::Call { call, payload } => return self.call(call, payload, back),
+            Request::View(View::Signals(signals)) => self.ask_signals(signals, back),
+            Request::View(view) => {
+                let json = views::view(self, &view);
+                let _ = back.try_send(Reply::Json(json.to_string()));
+            }
+            Request::Events => follow(self.events.subscribe(), back, Reply::Json),
+            Request::Logs { app, lines, follow: stay } => {
+                let (lines, news) = self.logs.tail(&app, lines as usize);
+                let sent = lines.into_iter().map(Reply::Line);
+                stream_out(sent.collect(), stay.then_some(news), back);
+            }
+            Request::Upload { bundle, name, offset, bytes } => {
+                let stored = if bytes.len() > UPLOAD_CHUNK {
+                    Err(std::io::Error::other("the part is longer than a part may be"))
+                } else {
+                    self.spool.store(bundle, &name, offset, &bytes)
+                };
+                let reply = match stored {
+                    Ok(()) => Reply::Stored,
+                    Err(e) => refused(&format!("store {name} of {bundle}"), e.to_string(), None),
+                };
+                let _ = back.try_send(reply);
+            }
+        }
+        None
+    }
+
+    fn call(
+        &mut self,
+        mut call: obu_core::io::ControlCall,
+        payload: Option<Vec<u8>>,
+        back: mpsc::Sender<Reply>,
+    ) -> Option<Input> {
+        if let obu_core::io::ControlCall::RunTask { input, .. } = &mut call {
+            // The reference is computed here from the bytes that came, never taken from the caller.
+            match answer::hold(&mut self.blobs, now(), payload.unwrap_or_default()) {
+                Some(held) => *input = held,
+                None => {
+                    let _ = back.try_send(refused("run the task", "its input is too long".into(), None));
+                    return None;
+                }
+            }
+        }
+        match self.waiting.admit(back.clone()) {
+            Some(request) => Some(Input::Control { request, call }),
+            None => {
+                let why = format!("{OPEN_MAX} requests are under way already");
+                let _ = back.try_send(refused("take the request", why, Some("wait and try again")));
+                None
+            }
+        }
+    }
+
+    /// The machine has answered a request.
+    pub(super) fn reply(&mut self, request: u64, reply: ControlReply) {
+        let payload = match &reply {
+            ControlReply::Task(report) => {
+                self.task_ended(&answer::report_json(report));
+                answer::result_bytes(&self.blobs, report)
+            }
+            ControlReply::Ok { .. } | ControlReply::Refused { .. } | ControlReply::Called(_) => None,
+        };
+        if let Some(back) = self.waiting.open.remove(&request) {
+            let _ = back.try_send(Reply::Control { reply, payload });
+        }
+    }
+
+    fn ask_signals(&mut self, signals: Vec<policies::signal::SignalPattern>, back: mpsc::Sender<Reply>) {
+        let ask = |this: &mut Self, back| {
+            let request = OURS + this.waiting.admit(back)?;
+            let bus = this.channels.bus.as_ref()?;
+            bus.offer(&ToBus::Snapshot { request, signals }).ok().filter(|sent| *sent)
+        };
+        if ask(self, back.clone()).is_none() {
+            let fix = "give the node a [[bus]] section, or ask the OBU that has the bus";
+            let _ = back.try_send(refused("read signals", "this node has no bus process".into(), Some(fix)));
+        }
+    }
+
+    /// The bus has answered a view of signals.
+    pub(super) fn signals_view(&mut self, request: u64, samples: &[(Signal, u64)]) {
+        if let Some(back) = self.waiting.open.remove(&(request - OURS)) {
+            let _ = back.try_send(Reply::Json(views::signals(samples).to_string()));
+        }
+    }
+}
+
+fn follow(news: broadcast::Receiver<String>, back: mpsc::Sender<Reply>, wrap: fn(String) -> Reply) {
+    tokio::spawn(pass_on(news, back, wrap));
+}
+
+fn stream_out(first: Vec<Reply>, news: Option<broadcast::Receiver<String>>, back: mpsc::Sender<Reply>) {
+    tokio::spawn(async move {
+        for reply in first {
+            if back.send(reply).await.is_err() {
+                return;
+            }
+        }
+        match news {
+            Some(news) => pass_on(news, back, Reply::Line).await,
+            None => drop(back.send(Reply::End).await),
+        }
+    });
+}
+
+async fn pass_on(
+    mut news: broadcast::Receiver<String>,
+    back: mpsc::Sender<Reply>,
+    wrap: fn(String) -> Reply,
+) {
+    loop {
+        let reply = match news.recv().await {
+            Ok(line) => wrap(line),
+            // A follower that lags loses the oldest; the next line is the next line.
+            Err(broadcast::error::RecvError::Lagged(_)) => continue,
+            Err(broadcast::error::RecvError::Closed) => Reply::End,
+        };
+        let ended = reply == Reply::End;
+        if back.send(reply).await.is_err() || ended {
+            return;
+        }
+    }
+}

@@ -23,7 +23,7 @@ struct End {
 
 /// Runs the face of that name until host says stop. The exit code is 0 for an end in order.
 pub fn run(name: &str) -> ExitCode {
-    let channel = match obu_host::inherited::host_channel() {
+    let channel = match obu_host::channel::inherited() {
         Ok(channel) => channel,
         Err(error) => {
             crate::cli::Failure::new(format!("verge face {name} is started by verge-host only: {error}"))

@@ -40,4 +40,3 @@ pub mod config;
 pub mod fault;
 pub mod ground;
 pub mod incarnation;
-pub mod inherited;

@@ -89,6 +89,10 @@ fn view(ground: &Ground, face: &Face, number: u32) -> Result<Vec<Item>, FileErro
         }
         Face::Bus | Face::Link | Face::Camera | Face::Worker(_) => {}
     }
+    if let Some(dir) = state_path(ground, face, number)? {
+        // The descriptor alone would not do: the file fence asks whether the place is one of the view's.
+        items.push(Item::writable(source(&dir)?, "state"));
+    }
     Ok(items)
 }
 
@@ -111,14 +115,20 @@ fn remake_islands(ground: &Ground, islands: &Path, number: u32) -> Result<(), Fi
     Ok(())
 }
 
-/// Opens the directory that is the face's own durable state; the tenants' faces have none.
-pub(super) fn state_dir(ground: &Ground, face: &Face, slot: u32) -> Result<Option<OwnedFd>, FileError> {
+/// The directory that is the face's own durable state, made if need be; the tenants' faces have none.
+fn state_path(ground: &Ground, face: &Face, number: u32) -> Result<Option<PathBuf>, FileError> {
     if matches!(face, Face::Border(_) | Face::Worker(_)) {
         return Ok(None);
     }
     let dir = ground.config.node.state_dir.join(face.to_string());
     make_dir(&dir, 0o700)?;
-    ground.give_to(&dir, Ground::face_number(face, slot))?;
+    ground.give_to(&dir, number)?;
+    Ok(Some(dir))
+}
+
+/// Opens the directory that is the face's own durable state.
+pub(super) fn state_dir(ground: &Ground, face: &Face, slot: u32) -> Result<Option<OwnedFd>, FileError> {
+    let Some(dir) = state_path(ground, face, Ground::face_number(face, slot))? else { return Ok(None) };
     File::open(&dir).map(|dir| Some(dir.into())).map_err(FileError::at("open", &dir))
 }
 

@@ -36,7 +36,7 @@ pub(super) fn view(driver: &Driver, view: &View) -> Json {
         View::Nodes => nodes(driver),
         View::Apps => Json::Array(driver.node.apps().iter().map(app).collect()),
         View::Functions => Json::Array(driver.node.functions().iter().map(function).collect()),
-        View::Tasks => Json::Array(driver.node.tasks().iter().map(|task| json!(task)).collect()),
+        View::Tasks => Json::Array(driver.node.tasks().iter().map(task).collect()),
         View::Task(id) => driver.node.story(id).map_or(Json::Null, story),
         View::Stats => stats(driver),
         View::Machine => json!({
@@ -92,6 +92,15 @@ fn app(app: &obu_core::supervisor::AppView) -> Json {
 fn function(function: &obu_core::node::FunctionView) -> Json {
     let mut row = json!(function);
     row["service_us"] = json!(function.service_p50_us);
+    row
+}
+
+fn task(task: &v2e_core::requester::TaskView) -> Json {
+    let mut row = match &task.report {
+        Some(report) => super::answer::report_json(report),
+        None => json!({ "function": task.function.as_str(), "outcome": task.state, "node": task.node }),
+    };
+    row["task"] = task.task.to_string().into();
     row
 }
 

@@ -79,9 +79,10 @@ async fn dispatch(start: FaceStart, events: Vec<HostEvent>, host: HostChannel) -
         Face::Node => {
             node::run(start, events, host).await.map_err(|e| End { what: e.to_string(), fix: e.fix() })
         }
-        Face::Worker(_) => worker::run(start, host).await.map_err(|e| End { what: e.to_string(), fix: None }),
+        Face::Worker(_) => worker::run(start, host).await.map_err(|e| End { what: e.to_string(), fix: e.fix() }),
+        Face::Bus => bus::run(start, host).await.map_err(|e| End { what: e.to_string(), fix: e.fix() }),
+        Face::Camera => camera::run(start, host).await.map_err(|e| End { what: e.to_string(), fix: e.fix() }),
         Face::Link => link::run(start, host).await.map_err(|e| End { what: e.to_string(), fix: e.fix() }),
         Face::Border(_) => border::run(start, host).await.map_err(|e| End { what: e.to_string(), fix: None }),
-        other => Err(End { what: format!("there is no face {other}"), fix: None }),
     }
 }

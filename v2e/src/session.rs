@@ -13,10 +13,10 @@
 //! a message takes one hop, no unit's death parts two others, and two routers of Zenoh 1.10.2 that are linked
 //! to each other lost our declarations and panicked on closing (measured). Peers do not relay: each unit
 //! must be able to dial all that stand before it.
-//! Links go one way only: two nodes that dial each other can
-//! end with a half-dead session. A connecting side of Zenoh trusts the public web's authorities besides ours,
-//! so `verify_name` stays on in the car and outside, and [`crate::carrier`] holds the name in the certificate
-//! against the names of nodes.
+//!
+//! Links go one way only: two nodes that dial each other can end with a half-dead session. A connecting side
+//! of Zenoh trusts the public web's authorities besides ours, so `verify_name` stays on in the car and
+//! outside, and [`crate::carrier`] holds the name in the certificate against the names of nodes.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -298,7 +298,8 @@ async fn garbage_is_counted_and_goes_no_further() {
     let result = Key::Result { task: task("a1"), attempt: Attempt(1), from: node("a9") }.spell(&realm);
     let other = Key::Result { task: task("a1"), attempt: Attempt(1), from: node("a2") }.spell(&realm);
     let ad = Key::Ad { node: node("a2") }.spell(&realm);
-    let puts: [(&str, Vec<u8>, Option<Vec<u8>>); 6] = [
+    type Put<'a> = (&'a str, Vec<u8>, Option<Vec<u8>>);
+    let puts: [Put<'_>; 6] = [
         (&result, b"garbage".to_vec(), None),
         (&result, vec![0; 1 << 20], None),
         // A true message under another's key, with bytes of another length, and of another kind.
@@ -309,7 +310,6 @@ async fn garbage_is_counted_and_goes_no_further() {
     ];
     let before = a1.stats().foreign;
     for (index, (key, frame, beside)) in puts.into_iter().enumerate() {
-        until("declarations seen", || !member.is_closed()).await;
         let expected = before + index as u64 + 1;
         repeat_until_counted(&a1, expected, || async {
             member.put(key, frame.clone()).attachment(beside.clone()).await.unwrap();

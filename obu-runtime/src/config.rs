@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use policies::grant::NodePolicy;
+use policies::placement::PlacementPolicy;
 use policies::id::{BusName, CameraId, NodeId, ZoneId};
 use policies::unit::Bytes;
 use serde::Deserialize;
@@ -55,6 +56,9 @@ pub struct NodeFile {
     /// Who may have what.
     #[serde(default)]
     pub policy: NodePolicy,
+    /// What counts how much when a task is placed.
+    #[serde(default)]
+    pub placement: PlacementPolicy,
 }
 
 impl NodeFile {

@@ -103,6 +103,14 @@ fn car_a(apps: &Path, material: &Path, base: &Path) -> String {
         "    resources: {cpu: 400m, memory: 96Mi, pids: 32}\n    grants: {cameras: [{id: front, fps: 5}], tasks: [lane]}\n",
     );
     text += &python(
+        "surround",
+        "oem",
+        apps,
+        base,
+        "comfort",
+        "    resources: {cpu: 400m, memory: 96Mi, pids: 32}\n    grants: {cameras: [{id: front, fps: 2}], tasks: [lane]}\n",
+    );
+    text += &python(
         "tollgate",
         "oem",
         apps,

@@ -89,6 +89,11 @@ impl Plan {
     pub(super) fn write(&self, place: &Place) -> io::Result<PathBuf> {
         let dir = self.dir(place.id);
         fs::create_dir_all(&dir)?;
+        // State and log of an earlier run; what it left running is host's to find and end.
+        for old in ["state", "host.log"] {
+            let old = dir.join(old);
+            let _ = fs::remove_dir_all(&old).or_else(|_| fs::remove_file(&old));
+        }
         let path = dir.join("node.toml");
         fs::write(&path, self.file(place))?;
         Ok(path)

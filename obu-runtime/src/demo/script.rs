@@ -193,13 +193,13 @@ impl Road<'_> {
             prepare::apply(&self.socket(id), &bundles.functions, &bundles.key)?;
         }
         prepare::apply(&self.socket("a1"), &bundles.apps, &bundles.key)?;
-        for app in ["speedometer", "dashcam", "heartbeat", "tollgate"] {
+        for app in ["speedometer", "dashcam", "surround", "heartbeat", "tollgate"] {
             self.tally.follow_log(self.socket("a1"), app_ref("oem", app));
         }
         self.wait_for("apps of car A run", 40.0, |road| {
             let apps = prepare::view(&road.socket("a1"), crate::control::View::Apps);
             apps.as_array().is_some_and(|apps| {
-                apps.len() >= 4 && apps.iter().all(|app| app["state"].as_str() == Some("running"))
+                apps.len() >= 5 && apps.iter().all(|app| app["state"].as_str() == Some("running"))
             })
         })?;
         self.wait_for("car A sees its sibling and the roadside", 20.0, |road| {
@@ -287,7 +287,7 @@ impl Road<'_> {
                 .to_owned()
         };
         for (name, good) in [
-            ("subscribe **", "\"samples\": 0"),
+            ("subscribe **", "\"keys\": [\"vss/Vehicle/Speed\"]"),
             ("liveliness **", "\"count\": 0"),
             ("queryable vss/**", "\"queries\": 0"),
             ("frame can/can0/tx", "\"sent\": false"),

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use obu_core::io::{AppAsk, Input, JobEvent, NodeConfig};
-use policies::face::{Ask, Attachment, FromBorder, FromBus, FromWorkerFace};
+use policies::face::{Ask, Attachment, FromBorder, FromBus, FromWorkerFace, ToBus, ToCamera};
 use policies::host::{AppRef, Face, HostEvent};
 use policies::id::TenantId;
 
@@ -16,6 +16,7 @@ pub(super) fn node_config(file: &NodeFile) -> NodeConfig {
     let mut config = NodeConfig::new(file.node.id.clone(), file.node.car.clone(), file.role());
     config.zone = file.outside.as_ref().map(|o| o.zone.clone());
     config.policy = file.policy.clone();
+    config.placement = file.placement;
     config.outside = file.outside.is_some();
     config.bus = !file.bus.is_empty() || file.effects.is_some();
     config.camera = !file.camera.is_empty();
@@ -70,7 +71,21 @@ impl Driver {
             self.machine = serde_json::json!({ "machine": machine });
         }
         self.stats.host(&event);
+        if let HostEvent::Sampled { .. } = &event {
+            self.ask_stats();
+        }
         self.feed(Input::Host(event)).await
+    }
+
+    /// Asks bus and camera for their counters, at the pace of host's samples.
+    fn ask_stats(&self) {
+        // A process that is away or lags is asked again with the next sample.
+        if let Some(bus) = &self.channels.bus {
+            let _ = bus.offer(&ToBus::Stats);
+        }
+        if let Some(camera) = &self.channels.camera {
+            let _ = camera.offer(&ToCamera::Stats);
+        }
     }
 
     pub(super) async fn event(&mut self, event: Event) -> Result<(), NodeError> {

@@ -21,8 +21,9 @@ const OPEN_MAX: usize = 128;
 /// Replies that may wait for a slow reader.
 const REPLIES_MAX: usize = 64;
 
-/// Numbers of our own requests to the bus begin here; the machine's stay below.
-const OURS: u64 = 1 << 62;
+/// Numbers of our own requests to the bus have this and nothing else in their top four bits; the machine
+/// numbers its own from 1 and, for calls from the roadside, from its highest bit.
+const OURS: u64 = 1 << 60;
 
 /// A request with the way back.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl Desk {
 
 /// Whether a request to the bus is one of ours and not the machine's.
 pub(super) fn is_ours(request: u64) -> bool {
-    request >= OURS
+    request >> 60 == OURS >> 60
 }
 
 /// Serves the control socket from now on.

@@ -1,6 +1,6 @@
 //! What the control API shows, as JSON, with the column names that `verge get` prints.
 
-use policies::face::{BusStats, FromCamera, ToBus, ToCamera};
+use policies::face::{BusStats, FromCamera};
 use policies::host::{AppRef, HostEvent};
 use policies::signal::{Signal, Value};
 use serde_json::{Value as Json, json};
@@ -128,13 +128,6 @@ fn story(story: &v2e_core::report::Story) -> Json {
 }
 
 fn stats(driver: &Driver) -> Json {
-    // Fresh counters for the next look; this one shows the last that came.
-    if let Some(bus) = &driver.channels.bus {
-        let _ = bus.offer(&ToBus::Stats);
-    }
-    if let Some(camera) = &driver.channels.camera {
-        let _ = camera.offer(&ToCamera::Stats);
-    }
     let camera = match &driver.stats.camera {
         Some(FromCamera::Stats { captured, delivered, dropped, bad }) => {
             json!({ "captured": captured, "delivered": delivered, "dropped": dropped, "bad": bad })

@@ -53,7 +53,7 @@ const REDIAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 const DROP_AFTER: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
 /// How long a declaration may wait for a congested link before the link is closed.
-const CLOSE_AFTER: Duration = Duration::from_millis(200);
+const CLOSE_AFTER: Duration = Duration::from_millis(800);
 
 /// What a query waits if it names no time of its own.
 const QUERY_WAIT: Duration = Duration::from_secs(2);
@@ -422,7 +422,7 @@ mod tests {
             ("transport/unicast/lowlatency",               "false"),
             ("transport/link/protocols",                   "[\"tls\",\"quic\"]"),
             ("transport/link/tx/lease",                    "15000"),
-            ("transport/link/tx/queue/congestion_control/block/wait_before_close", "600000"),
+            ("transport/link/tx/queue/congestion_control/block/wait_before_close", "2400000"),
             ("transport/link/rx/max_message_size",         "4194304"),
             ("transport/link/tls/enable_mtls",             "true"),
             ("transport/link/tls/verify_name_on_connect",  "true"),

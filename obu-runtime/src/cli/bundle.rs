@@ -17,7 +17,7 @@ pub(super) enum BundleCommand {
         /// The directory or file.
         source: PathBuf,
         /// Where the bundle goes: a directory that is made.
-        #[arg(short, long)]
+        #[arg(long)]
         out: PathBuf,
     },
     /// Sign a bundle with an Ed25519 key.

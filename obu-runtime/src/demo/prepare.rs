@@ -107,7 +107,7 @@ fn car_a(apps: &Path, material: &Path, base: &Path) -> String {
         "oem",
         apps,
         base,
-        "comfort",
+        "driving",
         "    resources: {cpu: 400m, memory: 96Mi, pids: 32}\n    grants: {cameras: [{id: front, fps: 2}], tasks: [lane]}\n",
     );
     text += &python(

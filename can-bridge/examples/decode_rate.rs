@@ -15,7 +15,8 @@ use can_core::frame::CanFrame;
 
 fn load(plan: &DecodePlan, log: &str) -> Result<Vec<CanFrame>, Box<dyn Error>> {
     let bytes = std::fs::read(log)?;
-    let records = bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty()).filter_map(|l| parse_line(l).ok());
+    let records =
+        bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty()).filter_map(|l| parse_line(l).ok());
     Ok(records.map(|record| record.frame).filter(|f| f.is_data() && plan.find(f.id()).is_some()).collect())
 }
 

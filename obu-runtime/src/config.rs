@@ -8,8 +8,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use policies::grant::NodePolicy;
-use policies::placement::PlacementPolicy;
 use policies::id::{BusName, CameraId, NodeId, ZoneId};
+use policies::ladder::{Ladder, LadderPolicy};
+use policies::placement::PlacementPolicy;
 use policies::unit::Bytes;
 use serde::Deserialize;
 
@@ -59,6 +60,9 @@ pub struct NodeFile {
     /// What counts how much when a task is placed.
     #[serde(default)]
     pub placement: PlacementPolicy,
+    /// When the node squeezes and freezes, and when it gives back.
+    #[serde(default)]
+    pub ladder: LadderPolicy,
 }
 
 impl NodeFile {
@@ -319,6 +323,9 @@ pub(crate) fn read_bounded(path: &Path, len_max: u64, what: &'static str) -> Res
 
 /// A value that cannot be, with its key.
 fn misfit(file: &NodeFile) -> Option<(&'static str, String)> {
+    if let Err(error) = Ladder::new(file.ladder.clone()) {
+        return Some(("ladder", error.to_string()));
+    }
     if let Some(got) = &file.api_version
         && got != policies::manifest::API_VERSION
     {

@@ -53,13 +53,11 @@ pub fn run(name: &str) -> ExitCode {
 }
 
 fn init_log(name: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
-    // Zenoh tells much that is no news to an operator.
-    let quiet = ["zenoh=error", "zenoh_transport=error", "zenoh_link=error", "rustls=error"];
-    let filter = quiet
-        .into_iter()
-        .filter_map(|d| d.parse().ok())
-        .fold(filter, tracing_subscriber::EnvFilter::add_directive);
+    let wanted = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into());
+    // Zenoh tells much that is no news to an operator; who asks for it gets it.
+    let quiet =
+        if wanted.contains("zenoh") { "" } else { ",zenoh=error,zenoh_transport=error,zenoh_link=error" };
+    let filter = tracing_subscriber::EnvFilter::new(wanted + quiet);
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
     tracing::debug!(face = name, "started");
 }
@@ -79,7 +77,9 @@ async fn dispatch(start: FaceStart, events: Vec<HostEvent>, host: HostChannel) -
         Face::Node => {
             node::run(start, events, host).await.map_err(|e| End { what: e.to_string(), fix: e.fix() })
         }
-        Face::Worker(_) => worker::run(start, host).await.map_err(|e| End { what: e.to_string(), fix: e.fix() }),
+        Face::Worker(_) => {
+            worker::run(start, host).await.map_err(|e| End { what: e.to_string(), fix: e.fix() })
+        }
         Face::Bus => bus::run(start, host).await.map_err(|e| End { what: e.to_string(), fix: e.fix() }),
         Face::Camera => camera::run(start, host).await.map_err(|e| End { what: e.to_string(), fix: e.fix() }),
         Face::Link => link::run(start, host).await.map_err(|e| End { what: e.to_string(), fix: e.fix() }),

@@ -308,15 +308,15 @@ impl Ladder {
     }
 
     fn climb(&mut self, now: Timestamp, why: Why, running: &[Class]) -> Option<Step> {
-        let passed =
-            self.taken.last().and_then(|last| self.policy.rungs.iter().position(|rung| rung == last));
-        let above = passed.map_or(0, |index| index + 1);
-        let next =
-            self.policy.rungs.iter().skip(above).find(|rung| running.contains(&rung.class)).copied()?;
+        // The lowest rung that is free, not the next above: an app of a lower class may have come later.
+        let place = |rung: &Rung| self.policy.rungs.iter().position(|other| other == rung);
+        let free = |rung: &&Rung| running.contains(&rung.class) && !self.taken.contains(rung);
+        let next = self.policy.rungs.iter().find(free).copied()?;
+        let at = self.taken.partition_point(|rung| place(rung) < place(&next));
         if self.gave_back_at.take().is_some_and(|at| now.since(at) <= self.descend_after()) {
             self.relapses = (self.relapses + 1).min(RELAPSES_MAX);
         }
-        self.taken.push(next);
+        self.taken.insert(at, next);
         self.since = now;
         Some(match next {
             Rung { class, means: Means::Squeeze(share) } => Step::Squeeze { class, share, why },

@@ -1,5 +1,11 @@
 //! What the tests of the whole share: the repository's files, and programs that are driven from outside.
 
+pub mod app;
+pub mod leaks;
+pub mod node;
+pub mod road;
+pub mod wait;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

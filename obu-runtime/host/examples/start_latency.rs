@@ -85,7 +85,9 @@ impl Host {
             std::thread::sleep(Duration::from_millis(10));
         }
         self.send(&self.command(HostCommand::Import { bundle })?)?;
-        self.event(|event| matches!(event, HostEvent::Imported { bundle: b, .. } if *b == bundle).then_some(()))
+        self.event(|event| {
+            matches!(event, HostEvent::Imported { bundle: b, .. } if *b == bundle).then_some(())
+        })
     }
 
     /// One start, from the command's bytes on the socket to the end of the app. Nanoseconds to the app's first

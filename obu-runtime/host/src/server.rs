@@ -271,6 +271,10 @@ impl Server {
                     machine: self.ground.machine(),
                     adopted: self.apps.running(),
                 });
+                // Who was up before node came (or came back) is news to this node, and counts from its Hello on.
+                for face in self.faces.running().into_iter().filter(|face| *face != Face::Node) {
+                    self.out.event(HostEvent::FaceStarted { face });
+                }
                 self.apps.hand_over(&self.ground, &mut self.out);
             }
             Face::Bus => {

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use super::road::PLACES;
+
 /// Everything of the machine that a run could add to.
 #[derive(Debug)]
 pub(super) struct Inventory {
@@ -45,12 +47,17 @@ fn lines(path: &str) -> Vec<String> {
     fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-/// Our cgroups, wherever in the tree: their names begin with `verge-`.
+/// Whether a name is that of a node's cgroup of the demo; other nodes may run on the machine as well.
+fn is_ours(name: &str) -> bool {
+    PLACES.iter().any(|place| name.strip_prefix("verge-") == Some(place.id))
+}
+
+/// Our cgroups, wherever in the tree.
 fn cgroups(dir: &Path, depth: u32, items: &mut BTreeSet<String>) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())) {
         let path = entry.path();
-        if entry.file_name().to_string_lossy().starts_with("verge-") {
+        if is_ours(&entry.file_name().to_string_lossy()) {
             items.insert(format!("cgroup {}", path.display()));
         } else if depth < 6 {
             cgroups(&path, depth + 1, items);
@@ -58,16 +65,19 @@ fn cgroups(dir: &Path, depth: u32, items: &mut BTreeSet<String>) {
     }
 }
 
-/// Processes that were started with a path of the run, and those of its faces.
+/// Processes that were started with a path of the run, see a directory of it, or are in a cgroup of it.
 fn processes(root: &str, items: &mut BTreeSet<String>) {
     let Ok(entries) = fs::read_dir("/proc") else { return };
+    let own = std::process::id().to_string();
     for entry in entries.flatten() {
         let name = entry.file_name();
         let Some(pid) = name.to_str().filter(|n| n.bytes().all(|b| b.is_ascii_digit())) else { continue };
-        let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&words).replace('\0', " ");
-        let ours = line.contains(root) || line.starts_with("/verge face") || line.contains("verge-init");
-        if ours && pid != std::process::id().to_string() {
+        let read = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
+        let line = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+        let sees = String::from_utf8_lossy(&read("mountinfo")).contains(root);
+        let groups = String::from_utf8_lossy(&read("cgroup")).into_owned();
+        let grouped = groups.split(['/', '\n']).any(is_ours);
+        if pid != own && (line.contains(root) || sees || grouped) {
             items.insert(format!("process {pid} {}", line.trim()));
         }
     }

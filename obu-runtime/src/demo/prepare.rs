@@ -108,7 +108,7 @@ fn car_a(apps: &Path, material: &Path, base: &Path) -> String {
         apps,
         base,
         "driving",
-        "    resources: {cpu: 400m, memory: 96Mi, pids: 32}\n    grants: {cameras: [{id: front, fps: 2}], tasks: [lane]}\n",
+        "    resources: {cpu: 400m, memory: 192Mi, pids: 32}\n    grants: {cameras: [{id: front, fps: 2}], tasks: [lane]}\n",
     );
     text += &python(
         "tollgate",

@@ -64,14 +64,14 @@ impl Timeline {
             Duration::from_millis((z ^ (z >> 31)) % most_ms).as_secs_f64()
         };
         Self {
-            hostile: 12.0 + jitter(1000),
-            hostile_ends: 34.0 + jitter(1000),
-            edge_dies: 42.0 + jitter(3000),
-            sibling_freezes: 51.0 + jitter(3000),
-            sibling_thaws: 59.0 + jitter(2000),
-            edge_returns: 63.0 + jitter(2000),
-            call: 74.0 + jitter(1000),
-            end: 80.0,
+            hostile: 9.0 + jitter(1000),
+            hostile_ends: 38.0 + jitter(1000),
+            edge_dies: 46.0 + jitter(2000),
+            sibling_freezes: 54.0 + jitter(2000),
+            sibling_thaws: 61.0 + jitter(1500),
+            edge_returns: 65.0 + jitter(1500),
+            call: 76.0 + jitter(1000),
+            end: 81.0,
         }
     }
 }

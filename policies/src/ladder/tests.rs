@@ -109,3 +109,35 @@ proptest! {
         prop_assert!(open.is_empty() && ladder.taken().is_empty());
     }
 }
+
+#[test]
+fn a_lower_class_that_comes_later_is_taken_first_and_given_back_last() {
+    let mut ladder = Ladder::new(LadderPolicy::default()).unwrap();
+    let high = Pressure { cpu: 900, ..Pressure::default() };
+    let mut steps = Vec::new();
+    let mut at = |ladder: &mut Ladder, seconds: core::ops::Range<u64>, pressure, running: &[Class]| {
+        for second in seconds {
+            let now = Timestamp::from_micros(second * 1_000_000);
+            steps.extend(ladder.handle(now, pressure, running).map(|step| match step {
+                Step::Squeeze { class, .. } => alloc::format!("squeeze {class}"),
+                Step::Freeze { class, .. } => alloc::format!("freeze {class}"),
+                Step::Thaw { class, .. } => alloc::format!("thaw {class}"),
+                Step::Unsqueeze { class, .. } => alloc::format!("unsqueeze {class}"),
+            }));
+        }
+    };
+    at(&mut ladder, 0..5, high, &[Class::Driving]);
+    at(&mut ladder, 5..10, high, &[Class::Driving, Class::Background]);
+    at(&mut ladder, 10..60, Pressure::default(), &[Class::Driving, Class::Background]);
+    assert_eq!(
+        steps,
+        [
+            "squeeze driving",
+            "squeeze background",
+            "freeze background",
+            "unsqueeze driving",
+            "thaw background",
+            "unsqueeze background",
+        ]
+    );
+}

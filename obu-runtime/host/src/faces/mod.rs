@@ -99,6 +99,12 @@ impl Faces {
         self.slots.get_mut(face)?.process.as_mut()
     }
 
+    /// Faces that are up.
+    pub fn running(&self) -> Vec<Face> {
+        let up = |slot: &Slot| slot.process.as_ref().is_some_and(|process| process.start.is_none());
+        self.slots.iter().filter(|(_, slot)| up(slot)).map(|(face, _)| face.clone()).collect()
+    }
+
     /// Whether any process is left.
     pub fn any_left(&self) -> bool {
         self.slots.values().any(|slot| slot.process.is_some())

@@ -17,6 +17,7 @@ pub(super) fn node_config(file: &NodeFile) -> NodeConfig {
     config.zone = file.outside.as_ref().map(|o| o.zone.clone());
     config.policy = file.policy.clone();
     config.placement = file.placement;
+    config.ladder = file.ladder.clone();
     config.outside = file.outside.is_some();
     config.bus = !file.bus.is_empty() || file.effects.is_some();
     config.camera = !file.camera.is_empty();

@@ -1,0 +1,95 @@
+"""Rows of the table: samples to quantiles, the printed form, summary.json and the raw samples."""
+
+import csv
+import json
+import math
+
+
+def stats(samples):
+    """min, p50, p99, p999 and max of the samples (nearest rank); None without samples."""
+    if not samples:
+        return None
+    ordered = sorted(samples)
+
+    def rank(share):
+        return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]
+
+    figures = {"min": ordered[0], "p50": rank(0.5), "p99": rank(0.99), "p999": rank(0.999), "max": ordered[-1]}
+    return {name: float(f"{value:.5g}") for name, value in figures.items()}
+
+
+class Row:
+    """One row. `samples`, `rivals` (by name) and `floor` are lists of figures in `unit`; `met` judges the row's
+    own quantiles and the rivals' (None where there is nothing to judge)."""
+
+    def __init__(self, id, what, unit, samples, goal, met=None, rivals=None, floor=None, notes=()):
+        self.id, self.what, self.unit, self.goal = id, what, unit, goal
+        self.samples, self.rivals, self.floor = samples, rivals or {}, floor or []
+        self.notes = list(notes)
+        self.verge = stats(samples)
+        self.met = None
+        if self.verge and met:
+            self.met = bool(met(self.verge, {name: stats(rival) for name, rival in self.rivals.items()}))
+
+    def json(self):
+        return {
+            "id": self.id,
+            "what": self.what,
+            "unit": self.unit,
+            "n": len(self.samples),
+            "verge": self.verge,
+            "rivals": {name: stats(samples) for name, samples in self.rivals.items()},
+            "floor": stats(self.floor),
+            "goal": self.goal,
+            "met": self.met,
+            "notes": "; ".join(self.notes),
+        }
+
+    def write_raw(self, directory):
+        """Every sample, in the order in which it was taken."""
+        with open(directory / f"{self.id}.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["series", self.unit])
+            for name, samples in [("verge", self.samples), *self.rivals.items(), ("floor", self.floor)]:
+                writer.writerows([name, f"{value:.6g}"] for value in samples)
+
+
+def figure(value):
+    """A figure for people: three digits that count."""
+    if value is None:
+        return "-"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}".replace(",", " ")
+    return f"{value:.3g}"
+
+
+def quantiles(figures):
+    if figures is None:
+        return "-"
+    return f"{figure(figures['p50'])} / {figure(figures['p99'])}"
+
+
+def printed(rows):
+    """The table, p50 / p99 in each cell, with the notes below it."""
+    head = ["id", "unit", "n", "verge p50 / p99", "rivals p50 / p99", "floor", "goal", "met"]
+    lines = [head]
+    for row in (row.json() for row in rows):
+        rivals = ", ".join(f"{name} {quantiles(s)}" for name, s in row["rivals"].items()) or "-"
+        met = {True: "yes", False: "NO", None: "-"}[row["met"]]
+        cells = [row["id"], row["unit"], str(row["n"]), quantiles(row["verge"]), rivals]
+        lines.append([*cells, quantiles(row["floor"]), row["goal"], met])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    notes = [f"{row.id}: {row.what}" + "".join(f"; {note}" for note in row.notes) for row in rows]
+    return "\n".join([*text, "", *notes])
+
+
+def write(rows, machine, directory):
+    """summary.json and the raw samples."""
+    raw = directory / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        row.write_raw(raw)
+    summary = {"machine": machine, "rows": [row.json() for row in rows]}
+    (directory / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

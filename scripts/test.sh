@@ -70,6 +70,9 @@ say "build"
 cargo build --locked --workspace --all-targets 2>&1 | tail -3
 
 cargo_tests "units, tables, properties" --workspace --exclude tests
+for bug in testing-no-dedup testing-no-lease testing-no-fence; do
+    cargo_tests "planted bug $bug is found" -p sim --lib --features "$bug" planted
+done
 cargo_tests "house rules and end-to-end" -p tests -- --test-threads=1
 
 if [ "${1:-}" != quick ]; then

@@ -82,6 +82,7 @@ fn files() -> Vec<PathBuf> {
     files
 }
 
+// tests: P2-04
 #[test]
 fn random_payloads_decode_as_by_cantools() {
     let files = files();

@@ -96,6 +96,7 @@ fn words(frame: &CanFrame) -> String {
     format!("{:x} {} {kind} {} {hex}", id.value(), u8::from(id.is_extended()), frame.len())
 }
 
+// tests: P2-05
 #[test]
 fn python_can_and_we_understand_each_other() {
     let group = own_group();

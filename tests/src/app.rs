@@ -35,7 +35,7 @@ impl App {
             tenant: "oem".into(),
             source,
             arguments: Vec::new(),
-            class: "comfort".into(),
+            class: "driving".into(),
             resources: "{cpu: 500m, memory: 96Mi, pids: 32}".into(),
             restart: "ON_FAILURE".into(),
             grants: "{}".into(),

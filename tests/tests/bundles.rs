@@ -35,7 +35,7 @@ fn refusal(node: &NodeUnderTest<'_>, app: &App, said: &Said) -> String {
     until("the app says why it does not run", || {
         let row = node.app(&name);
         assert_ne!(row["state"], "running", "an app runs whose bundle is not to be trusted: {row}");
-        row["why"].as_str().filter(|why| !why.is_empty()).map(str::to_owned)
+        (row["state"] == "failed").then(|| row["why"].as_str().unwrap_or_default().to_owned())
     })
 }
 

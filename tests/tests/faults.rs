@@ -132,7 +132,7 @@ fn garbage_on_the_control_socket_is_refused() {
     node.stop();
 }
 
-// tests: P2-04
+// tests: P1-06
 #[test]
 fn garbage_on_the_cars_port_is_refused() {
     needs!("garbage_on_the_cars_port_is_refused", programs(), superuser());
@@ -151,7 +151,7 @@ fn garbage_on_the_cars_port_is_refused() {
     node.stop();
 }
 
-// tests: P2-05
+// tests: P1-06
 #[test]
 fn garbage_on_the_bus_is_counted() {
     let name = "garbage_on_the_bus_is_counted";

@@ -131,7 +131,7 @@ impl Plan {
             "apiVersion = \"verge/v1\"\n\n[node]\nid = \"{id}\"\ncar = \"{car}\"\nrole = \"{role}\"\n\
              run_dir = \"{dir}/run\"\nstate_dir = \"{dir}/state\"\nrecord = true\n\n\
              [host]\ntrusted_keys = [\"{root}/keys/dev.pub.pem\"]\nuid_base = {uid}\nuid_count = 10000\n\
-             unenforceable = \"{unenforceable}\"\n\n[capacity]\ncores = 2\nmemory = \"1Gi\"\nseed = {seed}\n\n\
+             unenforceable = \"{unenforceable}\"\nbases = {{ {bases} }}\n\n[capacity]\ncores = 2\nmemory = \"1Gi\"\nseed = {seed}\n\n\
              [effects]\nserver = \"127.0.0.1:{effects}\"\n\n",
             id = place.id,
             car = place.car,
@@ -140,9 +140,17 @@ impl Plan {
             root = self.root.display(),
             uid = 200_000 + index * 10_000,
             unenforceable = if self.degrade { "degrade" } else { "refuse" },
+            bases = self.bases(),
             seed = self.seed,
             effects = self.effects,
         )
+    }
+
+    /// The Python base by name, so that an app of one's own can say `base: python`.
+    fn bases(&self) -> String {
+        let layout = obu_host::bundle::layout::Layout::open(&self.root.join("bundles/python"));
+        let digest = layout.ok().and_then(|layout| layout.indexed().ok());
+        digest.map(|digest| format!("python = \"{digest}\"")).unwrap_or_default()
     }
 
     fn keys(&self, authority: &str, id: &str) -> String {

@@ -445,10 +445,10 @@ impl Road<'_> {
     }
 
     fn keep(&self) {
-        line(format!(
-            "kept running until Ctrl-C; try: verge --socket {} get apps",
-            self.socket("a1").display()
-        ));
+        line("kept running until Ctrl-C; in another terminal:");
+        line(format!("  export VERGE_SOCKET={}", self.socket("a1").display()));
+        line(format!("  export VERGE_KEY={}", self.plan.root.join("keys/dev.key.pem").display()));
+        line(format!("  {} get apps", self.verge.display()));
         self.stop.store(false, Ordering::SeqCst);
         while !self.stop.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(100));

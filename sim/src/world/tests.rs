@@ -36,6 +36,7 @@ mod as_released {
         assert!(report.counts.effects > 50 && report.counts.outsourced > 0, "{:?}", report.counts);
     }
 
+    // tests: P5-03
     #[test]
     fn a_hundred_nodes_with_every_fault() {
         let report = sound(options(7, 100, 8, Faults::all()));

@@ -158,7 +158,8 @@ fn arrange(spec: &Spec) -> io::Result<()> {
     sys::close_on_exec_from(first_closed)?;
     rustix::process::chdir(view::home())?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(spec.umask));
-    if spec.eagerness.nice > 0 {
+    // Host may run at a lower priority itself, and only root may raise it.
+    if spec.eagerness.nice > rustix::process::getpriority_process(None)? {
         rustix::process::setpriority_process(None, spec.eagerness.nice)?;
     }
     if spec.eagerness.idle {

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The demo, as root and as an ordinary user; with the drive that ships and with a real recording.
+# tests: P3-08, P3-09, P3-10, P4-04, P5-02
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+build=$(realpath "${VERGE_BUILD:-target}")
+demo=("$build/debug/verge" demo --material "$build/material" --project "$PWD" --seed 7)
+shared=${VERGE_SHARED:-../shared}
+status=0
+
+# play NAME COMMAND...
+play() {
+    local name=$1
+    shift
+    echo "== demo: $name"
+    "$@" | tail -45 || { echo "FAILED: demo $name" && status=1; }
+}
+
+play "the drive that ships" "${demo[@]}"
+if [ "$(id -u)" = 0 ]; then
+    home=$(mktemp -d)
+    chmod 755 "$home" && chown 65534:65534 "$home"
+    play "as an ordinary user" setpriv --reuid 65534 --regid 65534 --clear-groups env HOME="$home" TMPDIR="$home" "${demo[@]}"
+    rm -rf "$home"
+fi
+if [ -f "$shared/data/drive-gnss-obd2-600s.log" ]; then
+    play "a real recording" "${demo[@]}" --drive "$shared/data/drive-gnss-obd2-600s.log" --dbc "$shared/data/canmod-gps.dbc"
+else
+    echo "SKIPPED: demo with a real recording: $shared/data is not there"
+    [ -z "${CI:-}" ] || status=1
+fi
+exit $status

@@ -29,11 +29,11 @@ def printed(setup, rows):
     """The figure as text; what this run did not measure is a dash."""
     medians = {row.id: (row.verge["p50"], row.unit) for row in rows if row.verge}
 
-    def median(id, before=""):
+    def median(id):
         if id not in medians:
             return "-"
         value, unit = medians[id]
-        return f"{before}{value:.3g} {unit}"
+        return f"{value:.3g} {unit}"
 
     apps = [setup.programs / "stamp", setup.material / "apps/heartbeat"]
     wasm = sorted((setup.material / "wasm").glob("*.wasm"))
@@ -43,7 +43,7 @@ def printed(setup, rows):
         *PAPER,
         ["Verge static app", median("start.idle"), _size(apps), median("memory.app"), "no (any static binary)", "per processor", "no (restarts elsewhere)"],
         ["Verge Python app", "-", f"{_size([setup.material / 'base-python'])} shared base", "-", "no (base layer)", "source: high", "no (restarts elsewhere)"],
-        ["Verge Wasm function", median("task.execution", "<= "), _size(wasm), "-", "no (compiles to WASI)", "high", placed],
+        ["Verge Wasm function", median("task.execution"), _size(wasm), "-", "no (compiles to WASI)", "high", placed],
     ]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]

@@ -44,7 +44,7 @@ def first_line(*command, env=None):
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=env, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return (done.stdout or done.stderr).strip().splitlines()[0]
+    return next(iter((done.stdout or done.stderr).strip().splitlines()), None)
 
 
 def describe(setup):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -45,7 +46,9 @@ class Node:
         self.socket = self.directory / "run/control.sock"
         self.process = None
         Node.count += 1
-        self.directory.mkdir(exist_ok=True)
+        # A node of this name before us had other uids: nothing of its state is for us.
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir()
         (self.directory / "node.toml").write_text(self._file(extra), encoding="utf-8")
 
     def _file(self, extra):

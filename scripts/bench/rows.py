@@ -63,22 +63,19 @@ def figure(value):
     return f"{value:.3g}"
 
 
-def quantiles(figures):
-    if figures is None:
-        return "-"
-    return f"{figure(figures['p50'])} / {figure(figures['p99'])}"
+def _middle(figures):
+    return [figure(figures["p50"]), figure(figures["p99"])] if figures else ["-", "-"]
 
 
 def printed(rows):
-    """The table, p50 / p99 in each cell, with the notes below it."""
-    head = ["id", "unit", "n", "verge p50 / p99", "rivals p50 / p99", "floor", "goal", "met"]
-    lines = [head]
+    """The table, rivals and floor below their row, and the notes below the table."""
+    lines = [["id", "unit", "n", "p50", "p99", "goal", "met"]]
     for row in (row.json() for row in rows):
-        rivals = ", ".join(f"{name} {quantiles(s)}" for name, s in row["rivals"].items()) or "-"
         met = {True: "yes", False: "NO", None: "-"}[row["met"]]
-        cells = [row["id"], row["unit"], str(row["n"]), quantiles(row["verge"]), rivals]
-        lines.append([*cells, quantiles(row["floor"]), row["goal"], met])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+        lines.append([row["id"], row["unit"], str(row["n"]), *_middle(row["verge"]), row["goal"], met])
+        others = {**row["rivals"], "floor": row["floor"]}
+        lines += [[f"  {name}", "", "", *_middle(figures), "", ""] for name, figures in others.items() if figures]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
     text.insert(1, "  ".join("-" * width for width in widths))
     notes = [f"{row.id}: {row.what}" + "".join(f"; {note}" for note in row.notes) for row in rows]

@@ -126,7 +126,7 @@ def _row(setup, id, what, verge, bare):
 
 
 def measure(setup):
-    """Rows `task.rtt` (to the sibling) and `task.rtt.local`."""
+    """Rows `task.rtt` (to the sibling), `task.rtt.local` and `task.execution`."""
     sibling = _row(
         setup,
         "task.rtt",
@@ -134,11 +134,14 @@ def measure(setup):
         _verge(setup, False),
         _bare(setup, True),
     )
-    local = _row(
-        setup,
-        "task.rtt.local",
-        "the same, to a worker on the same node",
-        _verge(setup, True),
-        _bare(setup, False),
+    here = _verge(setup, True)
+    local = _row(setup, "task.rtt.local", "the same, to a worker on the same node", here, _bare(setup, False))
+    execution = Row(
+        "task.execution",
+        "of task.rtt.local: instantiate and call of the no-op in the worker, as the task's report says",
+        "us",
+        here[2],
+        "-",
+        notes=["whole microseconds, clocked by the node's processes; not the bare wasm.call", f"profile {setup.profile}"],
     )
-    return [sibling, local]
+    return [sibling, local, execution]

@@ -6,8 +6,10 @@ use serde_json::Value as Json;
 use tests::needs;
 use tests::road::{Programs, programs};
 
-/// (file name, what the right text has, what stands there instead, line, column, words of the message).
-const TYPOS: &[(&str, &str, &str, u32, u32, &[&str])] = &[
+/// File name, what the right text has, what stands there instead, line, column, words of the message.
+type Typo = (&'static str, &'static str, &'static str, u32, u32, &'static [&'static str]);
+
+const TYPOS: &[Typo] = &[
     ("app.yaml", "bundle:", "bundel:", 4, 5, &["bundel", "did you mean `bundle`"]),
     ("app.yaml", "resources:", "resource:", 6, 5, &["resource", "did you mean `resources`"]),
     ("app.yaml", "memory:", "memry:", 6, 28, &["memry", "did you mean `memory`"]),

@@ -61,11 +61,9 @@ fn two_apps_of_one_tenant_never_notice_each_other() {
     assert_eq!(talked["tokens"], nothing);
     assert_eq!(talked["other"], json!(["vss/Vehicle/Speed"]));
     let me = &node.json(&["get", "nodes"])[0];
-    assert!(
-        me["refused"].to_string().contains("put talk/put"),
-        "the puts were not counted: {}",
-        me["refused"]
-    );
+    let counts = me["refused"].as_array().cloned().unwrap_or_default();
+    let counted = counts.iter().find(|row| row[0]["app"] == "talker").and_then(|row| row[1].as_u64());
+    assert!(counted >= Some(10), "the puts of the talker were not counted: {counts:?}");
     node.stop();
 }
 

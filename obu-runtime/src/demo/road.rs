@@ -105,7 +105,7 @@ impl Plan {
             // The gateway spares the car's battery: what may be done at the roadside is done there.
             text += "[placement]\nweights = { energy = 4000 }\n\n";
             // Four nodes share one small machine here: it is pressed sooner than a board of its own would be.
-            text += "[ladder]\ncpu = { raise = 250, fall = 150 }\ndescend_after = \"3s\"\n\n";
+            text += "[ladder]\ncpu = { raise = 330, fall = 200 }\ndescend_after = \"3s\"\n\n";
         }
         if place.car == "car-a" {
             text += &self.car_realm(place);

@@ -14,7 +14,8 @@ import time
 import zenoh
 
 PAYLOAD = bytes(64)
-WARM_UP = 20
+WARM_UP = 50
+EVERY_S = 0.004  # as the asking app is paced
 TIMEOUT_S = 5.0
 
 
@@ -22,8 +23,10 @@ def ask(session, key, count):
     for number in range(int(count) + WARM_UP):
         began = time.perf_counter_ns()
         replies = [reply for reply in session.get(key, payload=PAYLOAD, timeout=TIMEOUT_S) if reply.ok]
+        took = (time.perf_counter_ns() - began) / 1000
+        time.sleep(EVERY_S)
         if number >= WARM_UP and replies:
-            print((time.perf_counter_ns() - began) / 1000)
+            print(took)
     print("end", flush=True)
 
 

@@ -13,7 +13,7 @@ use policies::host::{Face, HostEvent};
 
 use crate::channel::{self, ChannelError, FaceStart, HostChannel};
 
-pub(crate) use node::report_json;
+pub(crate) use node::{add_result, report_json};
 
 /// What a face says when it cannot go on.
 struct End {

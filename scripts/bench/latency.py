@@ -47,8 +47,12 @@ def _on_the_bus(sender, number):
 
 
 def _latencies(sent, lines):
-    """Microseconds by matching numbers; `lines` are `NUMBER CLOCK_NS`."""
-    came = {int(words[0]): int(words[1]) for words in map(str.split, lines) if len(words) == 2 and words[0].isdigit()}
+    """Microseconds by matching numbers; `lines` are `NUMBER CLOCK_NS`. The first of a number counts: a value that
+    turns stale is handed out once more."""
+    came = {}
+    for words in map(str.split, lines):
+        if len(words) == 2 and words[0].isdigit():
+            came.setdefault(int(words[0]), int(words[1]))
     return [(came[number] - at) / 1000 for number, at in sent.items() if number in came and number > WARM_UP]
 
 

@@ -91,9 +91,27 @@ impl Record {
             return Ok(None);
         }
         let expected = HEADER_LEN + wire::body_len(bytes)?;
-        let frame = bytes.get(..expected).ok_or(WireError::Short { got: bytes.len(), expected })?;
+        let Some(frame) = bytes.get(..expected) else {
+            // A whole record behind the cut means that not the file is cut short but a length is damaged.
+            let damaged = holds_a_record(bytes);
+            return Err(if damaged {
+                WireError::Crc
+            } else {
+                WireError::Short { got: bytes.len(), expected }
+            });
+        };
         Ok(Some((wire::decode(Kind::Record, frame)?, expected)))
     }
+}
+
+/// Whether a whole record begins somewhere behind the first byte.
+fn holds_a_record(bytes: &[u8]) -> bool {
+    let whole = |at: usize| {
+        let rest = bytes.get(at..).filter(|rest| rest.starts_with(b"vg"))?;
+        let frame = rest.get(..HEADER_LEN + wire::body_len(rest).ok()?)?;
+        wire::decode::<Record>(Kind::Record, frame).ok()
+    };
+    (1..bytes.len()).any(|at| whole(at).is_some())
 }
 
 #[cfg(test)]
@@ -124,6 +142,21 @@ mod tests {
                 prop_assert!(Record::decode_first(cut).is_err());
             }
         }
+    }
+
+    #[test]
+    fn a_damaged_length_is_told_from_a_cut() {
+        let records: Vec<u8> = (0..4).flat_map(|n| record(n).encode().unwrap()).collect();
+        let one = record(0).encode().unwrap().len();
+        for bit in 0..22 {
+            let mut bytes = records.clone();
+            bytes[4 + bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                !matches!(Record::decode_first(&bytes), Ok(_) | Err(WireError::Short { .. })),
+                "bit {bit}"
+            );
+        }
+        assert!(matches!(Record::decode_first(&records[..one - 1]), Err(WireError::Short { .. })));
     }
 
     #[test]

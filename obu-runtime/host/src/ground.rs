@@ -132,7 +132,7 @@ impl Ground {
         for dir in ["apps", "islands", "faces"] {
             make_dir(&ground.run(dir), 0o700)?;
         }
-        ground.remake_spool()?;
+        ground.make_spool()?;
         Ok(ground)
     }
 
@@ -194,12 +194,15 @@ impl Ground {
         self.config.host.unenforceable == Unenforceable::Refuse
     }
 
-    /// An empty spool that belongs to node. What was in it has been imported or can be fetched again.
-    fn remake_spool(&self) -> Result<(), FileError> {
-        let spool = self.run("spool");
-        if spool.exists() {
-            fs::remove_dir_all(&spool).map_err(FileError::at("clear", &spool))?;
-        }
+    /// Where node puts bundles. It outlives host and power cuts: an app that was acknowledged a moment before
+    /// must still be imported afterwards.
+    pub fn spool(&self) -> PathBuf {
+        self.config.node.state_dir.join("spool")
+    }
+
+    /// The spool, which belongs to node; what is in it stays.
+    fn make_spool(&self) -> Result<(), FileError> {
+        let spool = self.spool();
         make_dir(&spool, 0o755)?;
         self.give_to(&spool, Self::face_number(&Face::Node, 0))
     }
@@ -241,7 +244,7 @@ impl Ground {
         if let Some(tree) = self.tree() {
             tree.clear()?;
         }
-        for dir in ["apps", "islands", "faces", "spool"] {
+        for dir in ["apps", "islands", "faces"] {
             let path = self.run(dir);
             if path.exists() {
                 fs::remove_dir_all(&path).map_err(FileError::at("remove", &path))?;
@@ -266,6 +269,10 @@ pub fn make_dir(path: &Path, mode: u32) -> Result<(), FileError> {
         .map_err(FileError::at("set the mode of", path))
 }
 
+/// How long a start waits for the lock of a host that is gone, and how often it looks.
+const LOCK_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
+const LOCK_RETRY: std::time::Duration = std::time::Duration::from_millis(20);
+
 fn lock(run: &Path) -> Result<File, GroundError> {
     let path = run.join("lock");
     let lock = File::options()
@@ -274,8 +281,13 @@ fn lock(run: &Path) -> Result<File, GroundError> {
         .write(true)
         .open(&path)
         .map_err(FileError::at("open", &path))?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(_) => Err(GroundError::Busy { path: run.to_owned() }),
+    // A child that a killed host was about to start holds the lock for a moment longer.
+    let until = std::time::Instant::now() + LOCK_WAIT;
+    loop {
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(lock),
+            Err(_) if std::time::Instant::now() < until => std::thread::sleep(LOCK_RETRY),
+            Err(_) => return Err(GroundError::Busy { path: run.to_owned() }),
+        }
     }
 }

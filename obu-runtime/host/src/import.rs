@@ -153,7 +153,7 @@ fn work(bundle: Digest, ground: &Ground) -> Answer {
     if let Err(error) = confine(ground) {
         return Answer::Refused(refuse(what, error.to_string(), None));
     }
-    let spool = ground.run("spool");
+    let spool = ground.spool();
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let spool = match rustix::fs::open(&spool, flags, Mode::empty()) {
         Ok(spool) => spool,
@@ -173,6 +173,6 @@ fn confine(ground: &Ground) -> std::io::Result<()> {
     rustix::process::setrlimit(Resource::As, Rlimit { current: limit, maximum: limit })?;
     let keep = if ground.privileged { CapabilitySet::DAC_READ_SEARCH } else { CapabilitySet::empty() };
     fence::give_up_rights(keep)?;
-    fence::restrict_files(&[&ground.run("spool")], &[ground.store.dir().to_owned()]);
+    fence::restrict_files(&[&ground.spool()], &[ground.store.dir().to_owned()]);
     sys::install_filter(&seccomp::filter(seccomp::Profile::App))
 }

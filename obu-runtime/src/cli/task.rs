@@ -96,7 +96,9 @@ fn run_task(client: &Client, args: &RunArgs) -> Result<ExitCode, Failure> {
         Reply::Control { reply: ControlReply::Task(task), payload } => {
             let done = matches!(task.outcome, Outcome::Done { .. });
             if client.output == Format::Json {
-                report::line(crate::faces::report_json(&task));
+                let mut json = crate::faces::report_json(&task);
+                crate::faces::add_result(&mut json, payload.as_deref());
+                report::line(json);
             } else {
                 if let Some(result) = payload {
                     report::bytes(&result).map_err(Failure::new)?;

@@ -56,7 +56,13 @@ impl Live {
                 let wanted = Wanted { function, deadline_us, class, effect, input };
                 match self.spec_of(None, &wanted) {
                     Ok(spec) => self.submit(now, spec, now, Caller::Control { request }),
-                    Err(why) => self.reply_refused(request, "task run", why),
+                    Err(why) => {
+                        let fix =
+                            Some("verge get functions lists what is known; verge apply adds to it".into());
+                        let refusal = ControlRefusal { what: "task run".into(), why, fix };
+                        let reply = ControlReply::Refused { refusals: alloc::vec![refusal] };
+                        self.outputs.push_back(crate::io::Output::Reply { request, reply });
+                    }
                 }
             }
             ControlCall::Cancel { task } => {

@@ -81,7 +81,7 @@ fn view(ground: &Ground, face: &Face, number: u32) -> Result<Vec<Item>, FileErro
         }
     }
     match face {
-        Face::Node => items.push(Item::writable(source(&ground.run("spool"))?, "spool")),
+        Face::Node => items.push(Item::writable(source(&ground.spool())?, "spool")),
         Face::Border(tenant) => {
             let islands = ground.islands_of(tenant);
             remake_islands(ground, &islands, number)?;

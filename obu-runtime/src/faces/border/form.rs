@@ -1,7 +1,5 @@
 //! What an app reads and writes on its island, as JSON. Pure; the forms are described in docs/ISLAND.md.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use policies::face::{Ask, TxFrame};
 use policies::id::{BusName, FunctionName};
 use policies::limits::INLINE_LEN_MAX;
@@ -46,12 +44,7 @@ pub(super) fn frame(seq: u64, captured_us: u64) -> String {
 /// The reply to `task/run`: the outcome, with the result inside: as JSON if it is, else as base64.
 pub(super) fn outcome(text: &str, result: Option<&[u8]>) -> String {
     let mut outcome: Json = serde_json::from_str(text).unwrap_or_else(|_| json!({ "outcome": text }));
-    if let (Some(result), Some(fields)) = (result, outcome.as_object_mut()) {
-        match serde_json::from_slice::<Json>(result) {
-            Ok(value) => fields.insert("result".into(), value),
-            Err(_) => fields.insert("result_base64".into(), json!(STANDARD.encode(result))),
-        };
-    }
+    crate::faces::add_result(&mut outcome, result);
     outcome.to_string()
 }
 

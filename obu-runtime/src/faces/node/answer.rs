@@ -1,5 +1,7 @@
 //! What apps and the console read of a task: JSON from a [`TaskReport`], and back from a function's output.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use obu_core::io::CallEnd;
 use policies::limits::REASON_LEN_MAX;
 use policies::signal::{SignalPath, Value};
@@ -38,6 +40,16 @@ pub(crate) fn report_json(report: &TaskReport) -> Json {
         "took_us": policies::time::micros(report.ended.since(report.submitted)),
         "deadline_us": policies::time::micros(report.deadline.since(report.submitted)),
     })
+}
+
+/// Puts a result's bytes into the JSON of its report: as `result` if they are JSON, else as `result_base64`.
+pub(crate) fn add_result(report: &mut Json, result: Option<&[u8]>) {
+    if let (Some(result), Some(fields)) = (result, report.as_object_mut()) {
+        match serde_json::from_slice::<Json>(result) {
+            Ok(value) => fields.insert("result".into(), value),
+            Err(_) => fields.insert("result_base64".into(), json!(STANDARD.encode(result))),
+        };
+    }
 }
 
 /// Standard input of a function that works on signals.

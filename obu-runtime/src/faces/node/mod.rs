@@ -33,7 +33,7 @@ use policies::id::TenantId;
 use policies::time::Timestamp;
 use tokio::sync::{broadcast, mpsc};
 
-pub(crate) use answer::report_json;
+pub(crate) use answer::{add_result, report_json};
 
 use crate::channel::{ChannelError, FaceStart, HostChannel, HostSays, Sender};
 use crate::config::FileError;

@@ -45,7 +45,9 @@ impl Spool {
         }
         let mut file = fs::OpenOptions::new().create(true).write(true).truncate(offset == 0).open(&path)?;
         file.seek(io::SeekFrom::Start(offset))?;
-        file.write_all(bytes)
+        file.write_all(bytes)?;
+        // An answer that it is stored holds after a power cut as well.
+        file.sync_data()
     }
 
     /// The Wasm module of a function bundle: the file `module.wasm` of its one layer.

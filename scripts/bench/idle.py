@@ -81,7 +81,7 @@ def _apps(digest, grants, names):
     for name in names:
         text += (
             f"  {name}:\n    tenant: bench\n    bundle: {digest}\n    command: [/app/stamp, stay]\n"
-            f"    resources: {{cpu: 100m, memory: 8Mi, pids: 8, tmp: 1Mi}}\n{grants}"
+            f"    resources: {{cpu: 20m, memory: 4Mi, pids: 8, tmp: 1Mi}}\n{grants}"
         )
     return text
 

@@ -9,6 +9,7 @@ mod road;
 mod script;
 mod summary;
 mod tally;
+mod verdict;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -60,8 +60,7 @@ impl Live {
                         let fix =
                             Some("verge get functions lists what is known; verge apply adds to it".into());
                         let refusal = ControlRefusal { what: "task run".into(), why, fix };
-                        let reply = ControlReply::Refused { refusals: alloc::vec![refusal] };
-                        self.outputs.push_back(crate::io::Output::Reply { request, reply });
+                        self.reply(request, ControlReply::Refused { refusals: alloc::vec![refusal] });
                     }
                 }
             }

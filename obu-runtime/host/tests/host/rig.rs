@@ -271,7 +271,7 @@ impl Rig {
         let _ = fs::remove_dir_all(&out);
         let digest = bundle::build(source, &out).unwrap();
         bundle::sign(&out, &bundle::key::private(&self.key).unwrap()).unwrap();
-        let place = self.dir.path().join("run/spool").join(digest.hex());
+        let place = self.dir.path().join("state/spool").join(digest.hex());
         let _ = fs::remove_dir_all(&place);
         assert!(Command::new("cp").arg("-r").arg(&out).arg(&place).status().unwrap().success());
         if let Some(user) = self.user {

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use policies::host::AppRef;
 use policies::id::{AppName, TenantId};
+use policies::signal::SignalPattern;
 
 use super::road::{self, Node, PLACES, Plan};
-use super::summary::{self, Findings};
-use super::tally::{Tally, ms, quantile, sorted};
+use super::summary::Findings;
+use super::tally::Tally;
 use super::{DemoArgs, Drive, ledger::Ledger, prepare};
 use crate::cli::{Failure, line};
 
@@ -295,8 +296,15 @@ impl Road<'_> {
     }
 
     fn call(&mut self) {
-        line("the roadside calls for the road's temperature in its zone");
-        let called = prepare::call(&self.socket("e1"), "road_temperature");
+        // A recorded drive may know nothing of the weather; every one knows how fast the traffic moves.
+        let weather =
+            SignalPattern::new("Vehicle.Exterior.*").map(|p| crate::control::View::Signals(vec![p]));
+        let known = weather.is_ok_and(|view| {
+            prepare::view(&self.socket("a1"), view).as_array().is_some_and(|rows| !rows.is_empty())
+        });
+        let want = if known { "road_temperature" } else { "traffic_speed" };
+        line(format!("the roadside calls for {want} in its zone"));
+        let called = prepare::call(&self.socket("e1"), want);
         let (ok, seen) = match called {
             Ok(json) => (json["answered"] == serde_json::json!(["a1"]), json.to_string()),
             Err(error) => (false, error.to_string()),

@@ -23,6 +23,8 @@ enum Want {
     RoadTemperature,
     /// Fine dust (PM2.5) outside the car in ug/m^3.
     AirQuality,
+    /// How fast the traffic moves, in km/h.
+    TrafficSpeed,
 }
 
 impl Want {
@@ -32,6 +34,7 @@ impl Want {
             // Cars carry no road sensor; the air a hand above the road is the usual stand-in.
             Self::RoadTemperature => ("Vehicle.Exterior.AirTemperature", -60.0..=70.0),
             Self::AirQuality => ("Vehicle.Exterior.AirQuality.PM25", 0.0..=1000.0),
+            Self::TrafficSpeed => ("Vehicle.Speed", -250.0..=400.0),
         }
     }
 }

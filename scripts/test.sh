@@ -81,7 +81,7 @@ if [ "${1:-}" != quick ]; then
     done
     step "guest machine" tests/guest/setup.sh
     for script in tests/guest/cases/*.sh; do
-        step "guest: $(basename "$script" .sh)" tests/guest/run -t 900 -- "$script"
+        step "guest: $(basename "$script" .sh)" tests/guest/run -t 900 -- env VERGE_BUILD="$build" "$script"
     done
 fi
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::road::PLACES;
 
@@ -40,6 +41,21 @@ impl Inventory {
     /// What is there now and was not before.
     pub(super) fn added_since(&self, before: &Self) -> Vec<String> {
         self.items.difference(&before.items).cloned().collect()
+    }
+}
+
+/// How long the kernel may take to clear away processes that have ended.
+const SETTLED_WITHIN: Duration = Duration::from_secs(3);
+
+/// What is left of the run once the kernel has had its time.
+pub(super) fn settled(root: &Path, before: &Inventory) -> Vec<String> {
+    let until = Instant::now() + SETTLED_WITHIN;
+    loop {
+        let left = Inventory::take(root).added_since(before);
+        if left.is_empty() || Instant::now() > until {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -66,9 +66,10 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     let drive = drive(args, &root)?;
     let seed = args.seed.unwrap_or_else(clock_seed);
     line(format!("seed {seed} (repeat with --seed {seed})"));
+    road::end_leftovers(&root);
     let before = leaks::Inventory::take(&root);
     let outcome = script::play(args, &root, &drive, seed, &stop);
-    let left = leaks::Inventory::take(&root).added_since(&before);
+    let left = leaks::settled(&root, &before);
     let (mut findings, interrupted) = outcome?;
     findings.check(11, "nothing is left behind", left.is_empty(), describe_left(&left));
     if interrupted {

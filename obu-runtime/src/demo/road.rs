@@ -331,3 +331,42 @@ fn children(pid: Pid) -> Vec<Pid> {
         .map(Pid::from_raw)
         .collect()
 }
+
+/// Ends what a killed run left running: programs that were started with a path of the run's own directory.
+/// Hosts end their faces and apps in order.
+pub(super) fn end_leftovers(root: &Path) {
+    let until = Instant::now() + DOWN_WITHIN;
+    let mut signal = Signal::SIGTERM;
+    loop {
+        let left = of_run(root);
+        if left.is_empty() {
+            return;
+        }
+        for pid in &left {
+            // One that stands still ends only after it was continued.
+            let _ = kill(*pid, Signal::SIGCONT);
+            let _ = kill(*pid, signal);
+        }
+        if Instant::now() > until {
+            if signal == Signal::SIGKILL {
+                return;
+            }
+            signal = Signal::SIGKILL;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Processes whose arguments name a file of the run's directory, this one left out.
+fn of_run(root: &Path) -> Vec<Pid> {
+    let marker = format!("{}/", root.display());
+    let own = Pid::this();
+    let names_it = |pid: &Pid| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&words).contains(&marker)
+    };
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw);
+    pids.filter(|pid| *pid != own).filter(names_it).collect()
+}

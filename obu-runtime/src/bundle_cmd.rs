@@ -34,10 +34,10 @@ impl BundleCmdError {
         match self {
             Self::Bundle(error) => error.fix(),
             Self::Missing { .. } => Some(
-                "name a directory, a file or a bundle beside the manifest, or sha256: and a digest".into(),
+                "name a directory, a file or a bundle beside the manifest, a base that the node knows, or sha256: and a digest".into(),
             ),
             Self::NoKey { .. } => {
-                Some("name a key that the node trusts: --key dev.key.pem (verge pki key makes one)".into())
+                Some("name a key that the node trusts: --key dev.key.pem or VERGE_KEY (verge pki key makes one)".into())
             }
         }
     }

@@ -96,26 +96,10 @@ fn base_names(client: &Client) -> Result<BTreeMap<String, Digest>, Failure> {
 }
 
 fn build_and_push(client: &Client, source: &Path, key: Option<&Path>) -> Result<Digest, Failure> {
-    if source.join("oci-layout").is_file() {
-        return bundle::push(&client.socket, source);
-    }
-    if !source.exists() {
-        return Err(Failure::new(format!("{} does not exist", source.display())).fix(
-            "name a directory, a file or a bundle beside the manifest, a base that the node knows, or sha256: and a digest"
-                .to_owned(),
-        ));
-    }
-    let key = key.ok_or_else(|| {
-        Failure::new(format!("{} must be signed before a node starts it", source.display())).fix(
-            "name a key that the node trusts: --key dev.key.pem or VERGE_KEY (verge pki key makes one)"
-                .to_owned(),
-        )
-    })?;
     let out = tempdir()?;
-    let result = obu_host::bundle::build::build(source, &out)
-        .map_err(|e| bundle::failure(&e))
-        .and_then(|_| bundle::sign(&out, key))
-        .and_then(|_| bundle::push(&client.socket, &out));
+    let result = crate::bundle_cmd::ready(source, &out, key)
+        .map_err(|e| Failure::new(&e).fix(e.fix()))
+        .and_then(|(_, bundle)| bundle::push(&client.socket, &bundle));
     // What cannot be removed stays in the temporary directory and harms nobody.
     let _ = std::fs::remove_dir_all(&out);
     result

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use obu_core::io::CallEnd;
 use policies::limits::REASON_LEN_MAX;
 use policies::signal::{SignalPath, Value};
-use policies::task::{BlobRef, Outcome};
+use policies::task::Outcome;
 use policies::time::Timestamp;
 use serde_json::{Value as Json, json};
 use v2e_core::message::{READINGS_MAX, Reading};
@@ -109,11 +109,6 @@ pub(super) fn result_bytes(blobs: &Blobs, report: &TaskReport) -> Option<Vec<u8>
         Outcome::Done { result } => blobs.get(result).map(|bytes| bytes.to_vec()),
         _ => None,
     }
-}
-
-/// Puts bytes in and names them; `None` if they are too long.
-pub(super) fn hold(blobs: &mut Blobs, now: Timestamp, bytes: Vec<u8>) -> Option<BlobRef> {
-    blobs.put(now, bytes)
 }
 
 #[cfg(test)]

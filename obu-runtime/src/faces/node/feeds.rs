@@ -143,7 +143,7 @@ impl Driver {
                     self.stats.refused += 1;
                     return None;
                 }
-                let input = answer::hold(&mut self.blobs, now(), input)?;
+                let input = self.blobs.put(now(), input)?;
                 AppAsk::RunTask { function, deadline_us, class, effect, input }
             }
             Ask::SendFrame(frame) => AppAsk::SendFrame(frame),

@@ -158,7 +158,7 @@ impl Driver {
     ) -> Option<Input> {
         if let obu_core::io::ControlCall::RunTask { input, .. } = &mut call {
             // The reference is computed here from the bytes that came, never taken from the caller.
-            match answer::hold(&mut self.blobs, now(), payload.unwrap_or_default()) {
+            match self.blobs.put(now(), payload.unwrap_or_default()) {
                 Some(held) => *input = held,
                 None => {
                     let _ = back.try_send(refused("run the task", "its input is too long".into(), None));

@@ -63,6 +63,9 @@ pub struct NodeFile {
     /// When the node squeezes and freezes, and when it gives back.
     #[serde(default)]
     pub ladder: LadderPolicy,
+    /// Faults on purpose.
+    #[serde(default)]
+    pub faults: FaultsSection,
 }
 
 impl NodeFile {
@@ -94,6 +97,16 @@ impl Default for CapacitySection {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self { cores: u16::try_from(cores).unwrap_or(1024), memory: Bytes::mebi(512), seed: 1 }
     }
+}
+
+/// `[faults]`: what this node does wrong on purpose, so that one can see the others stand it. Weakens no check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FaultsSection {
+    /// Every run of a `once` task goes to its worker twice, as over a network that duplicates.
+    pub repeat_runs: bool,
+    /// The effect port is asked again for every effect that was done, as by a node that has lost its memory.
+    pub repeat_effects: bool,
 }
 
 /// One `[[bus]]`, checked: the keys that its kind needs are there, and no others.

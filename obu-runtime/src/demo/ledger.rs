@@ -28,8 +28,8 @@ pub(super) struct Ledger {
 /// What it counted.
 #[derive(Debug, Default)]
 pub(super) struct Booked {
-    /// Effects by task.
-    pub(super) tasks: BTreeMap<String, u32>,
+    /// When effects arrived, microseconds since 1970, by task.
+    pub(super) tasks: BTreeMap<String, Vec<u64>>,
     /// Frames heard on the bus.
     pub(super) frames: u64,
     /// Frames with the id that only the hostile app asked for.
@@ -91,8 +91,12 @@ impl Ledger {
             ..Booked::default()
         };
         let effects = std::fs::read_to_string(&self.effects).unwrap_or_default();
-        for task in effects.lines().filter_map(|l| l.split(' ').find_map(|w| w.strip_prefix("task="))) {
-            *booked.tasks.entry(task.to_owned()).or_default() += 1;
+        for line in effects.lines() {
+            let mut words = line.split(' ');
+            let at = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+            if let Some(task) = words.find_map(|word| word.strip_prefix("task=")) {
+                booked.tasks.entry(task.to_owned()).or_default().push(at);
+            }
         }
         Ok(booked)
     }

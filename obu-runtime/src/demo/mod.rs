@@ -4,7 +4,9 @@
 mod console;
 mod leaks;
 mod ledger;
+mod once;
 mod prepare;
+mod recordings;
 mod road;
 mod script;
 mod summary;

@@ -16,6 +16,8 @@ use crate::control::{Reply, Request, View};
 #[derive(Debug)]
 pub(super) struct Bundles {
     pub(super) functions: PathBuf,
+    /// The same, with the gateway's own guesses: it thinks itself slow at tolls, so that others get them.
+    pub(super) gateway: PathBuf,
     pub(super) apps: PathBuf,
     pub(super) hostile: PathBuf,
     pub(super) key: PathBuf,
@@ -55,20 +57,22 @@ pub(super) fn bundles(plan: &Plan, project: &Path) -> Result<Bundles, Failure> {
         fs::write(&path, text).map_err(io(&path)).map(|()| path)
     };
     Ok(Bundles {
-        functions: write("functions.yaml", functions(&plan.material.join("wasm")))?,
+        functions: write("functions.yaml", functions(&plan.material.join("wasm"), "5ms", "1500ms"))?,
+        gateway: write("gateway.yaml", functions(&plan.material.join("wasm"), "300ms", "20s"))?,
         apps: write("apps.yaml", car_a(&apps, &plan.material, &base))?,
         hostile: write("hostile.yaml", hostile(&apps, &base))?,
         key,
     })
 }
 
-fn functions(wasm: &Path) -> String {
+fn functions(wasm: &Path, toll: &str, weighing: &str) -> String {
     let wasm = wasm.display();
     format!(
         "apiVersion: verge/v1\nfunctions:\n\
          \x20 lane: {{tenant: oem, bundle: {wasm}/lane.wasm, service_time: 15ms, memory: 32Mi}}\n\
          \x20 road-sample: {{tenant: oem, bundle: {wasm}/road-sample.wasm, service_time: 5ms, memory: 16Mi}}\n\
-         \x20 toll: {{tenant: oem, bundle: {wasm}/toll.wasm, effect: once, service_time: 5ms, memory: 16Mi}}\n"
+         \x20 toll: {{tenant: oem, bundle: {wasm}/toll.wasm, effect: once, service_time: {toll}, memory: 16Mi}}\n\
+         \x20 weigh: {{tenant: oem, bundle: {wasm}/toll.wasm, effect: once, service_time: {weighing}, memory: 16Mi}}\n"
     )
 }
 
@@ -154,6 +158,22 @@ pub(super) fn delete(socket: &Path, app: AppRef) -> Result<(), Failure> {
 /// A view of one node; null if it does not answer.
 pub(super) fn view(socket: &Path, view: View) -> Json {
     cli::fetch(&client(socket), view).unwrap_or(Json::Null)
+}
+
+/// `verge task run weigh` at one node: a `once` task that is under way for a while. Says how it ended.
+pub(super) fn weigh(socket: &Path) -> Result<String, Failure> {
+    let input = br#"{"gantry": "A10-W", "plate_hash": "truck", "weigh_ms": 1500}"#.to_vec();
+    let call = ControlCall::RunTask {
+        function: FunctionName::new("weigh").map_err(Failure::new)?,
+        deadline_us: 30_000_000,
+        class: policies::task::Class::Driving,
+        effect: Some(policies::task::Effect::Once),
+        input: policies::task::BlobRef::of(&input).expect("it has 60 bytes"),
+    };
+    match client(socket).ask(&Request::Call { call, payload: Some(input) })? {
+        Reply::Control { reply: ControlReply::Task(report), .. } => Ok(report.outcome.word().to_owned()),
+        other => Err(Failure::new(format!("the node answered something else: {other:?}"))),
+    }
 }
 
 /// `verge call` at a roadside element.

@@ -107,6 +107,8 @@ impl Plan {
             // Four nodes share one small machine here: it is pressed sooner than a board of its own would be.
             text += "[ladder]\ncpu = { raise = 330, fall = 200 }\ndescend_after = \"3s\"\n\n";
         }
+        // Wrong on purpose, all the time: deduplication and fence have to stand it.
+        text += "[faults]\nrepeat_runs = true\nrepeat_effects = true\n\n";
         if place.car == "car-a" {
             text += &self.car_realm(place);
         }
@@ -205,7 +207,7 @@ fn policy(place: &Place) -> String {
          [[policy.tenants]]\ntenant = \"oem\"\nbest_class = \"critical\"\n\
          allow = {{ signals = [\"Vehicle.**\"], cameras = [{{ id = \"front\", fps = 10 }}], tasks = [\"lane\", \"toll\", \"road-sample\"] }}\n\n\
          [[policy.tenants]]\ntenant = \"default\"\nbest_class = \"driving\"\n\
-         allow = {{ signals = [\"Vehicle.**\"], cameras = [{{ id = \"front\", fps = 10 }}], tasks = [\"lane\", \"toll\", \"road-sample\"] }}\n\n\
+         allow = {{ signals = [\"Vehicle.**\"], cameras = [{{ id = \"front\", fps = 10 }}], tasks = [\"lane\", \"toll\", \"weigh\", \"road-sample\"] }}\n\n\
          [[policy.tenants]]\ntenant = \"guest\"\nbest_class = \"background\"\n\
          allow = {{ signals = [\"Vehicle.Speed\"] }}\n"
     )

@@ -14,7 +14,7 @@ use policies::signal::SignalPattern;
 use super::road::{self, Node, PLACES, Plan};
 use super::summary::Findings;
 use super::tally::Tally;
-use super::{DemoArgs, Drive, ledger::Ledger, prepare};
+use super::{DemoArgs, Drive, ledger::Ledger, once, prepare};
 use crate::cli::{Failure, line};
 
 /// Set by Ctrl-C and SIGTERM.
@@ -70,7 +70,7 @@ impl Timeline {
             edge_dies: 46.0 + jitter(2000),
             sibling_freezes: 54.0 + jitter(2000),
             sibling_thaws: 61.0 + jitter(1500),
-            edge_returns: 65.0 + jitter(1500),
+            edge_returns: 66.0 + jitter(1500),
             call: 76.0 + jitter(1000),
             end: 81.0,
         }
@@ -133,6 +133,7 @@ pub(super) fn play(
     let interrupted = stop.load(Ordering::SeqCst) && !args.keep;
     if !interrupted {
         road.judge(&booked);
+        road.judge_repeats();
         road.replay();
     }
     Ok((road.findings, interrupted))
@@ -166,6 +167,11 @@ impl Road<'_> {
         Ok(())
     }
 
+    /// Ids of all nodes of the road.
+    pub(super) fn nodes_of_road(&self) -> [&'static str; 4] {
+        PLACES.map(|place| place.id)
+    }
+
     pub(super) fn socket(&self, id: &str) -> PathBuf {
         self.plan.socket(id)
     }
@@ -191,7 +197,8 @@ impl Road<'_> {
 
     fn start_apps(&mut self, bundles: &prepare::Bundles) -> Result<(), Failure> {
         for id in ["a1", "a2", "e1", "b1"] {
-            prepare::apply(&self.socket(id), &bundles.functions, &bundles.key)?;
+            let functions = if id == "a1" { &bundles.gateway } else { &bundles.functions };
+            prepare::apply(&self.socket(id), functions, &bundles.key)?;
         }
         prepare::apply(&self.socket("a1"), &bundles.apps, &bundles.key)?;
         for app in ["speedometer", "dashcam", "surround", "heartbeat", "tollgate"] {
@@ -278,9 +285,11 @@ impl Road<'_> {
         self.node("e1").signal_all(Signal::SIGKILL);
         self.node("e1").reap();
         self.until(times.sibling_freezes)?;
+        self.weigh_at_sibling()?;
         line("** the sibling is frozen (SIGSTOP to all its processes)");
         self.node("a2").signal_all(Signal::SIGSTOP);
-        self.until(times.sibling_thaws)?;
+        let frozen = self.tally.at() - self.t0;
+        self.until(times.sibling_thaws.max(frozen + once::STANDSTILL_S))?;
         line("** the sibling is thawed");
         self.node("a2").signal_all(Signal::SIGCONT);
         self.until(times.edge_returns)?;

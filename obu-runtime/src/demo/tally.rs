@@ -48,16 +48,27 @@ pub(super) struct Counts {
 pub(super) struct Tally {
     counts: Arc<Mutex<Counts>>,
     began: std::time::Instant,
+    began_wall_us: u64,
 }
 
 impl Tally {
     pub(super) fn new() -> Self {
-        Self { counts: Arc::default(), began: std::time::Instant::now() }
+        let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            counts: Arc::default(),
+            began: std::time::Instant::now(),
+            began_wall_us: u64::try_from(wall.as_micros()).unwrap_or(0),
+        }
     }
 
     /// Seconds since the demo began.
     pub(super) fn at(&self) -> f64 {
         self.began.elapsed().as_secs_f64()
+    }
+
+    /// Seconds since the demo began, of a moment that another program of this machine noted.
+    pub(super) fn at_wall(&self, wall_us: u64) -> f64 {
+        wall_us.saturating_sub(self.began_wall_us) as f64 / 1e6
     }
 
     /// Reads or changes the counts.

@@ -168,17 +168,7 @@ impl Road<'_> {
                 !counts.tasks.is_empty(),
                 format!("{} tasks, {missed} missed, each reported", counts.tasks.len()),
             );
-            let done = counts.tasks.iter().filter(|t| t.function == "toll" && t.outcome == "done");
-            let lost: Vec<&str> =
-                done.map(|t| t.id.as_str()).filter(|id| !booked.tasks.contains_key(*id)).collect();
-            self.findings.check(
-                8,
-                "every toll reported as done is in the ledger",
-                lost.is_empty() && !booked.tasks.is_empty(),
-                format!("{} in the ledger, lost: {lost:?}", booked.tasks.len()),
-            );
-            let twice: Vec<_> = booked.tasks.iter().filter(|(_, n)| **n > 1).collect();
-            self.findings.check(8, "no effect happened twice", twice.is_empty(), format!("{twice:?}"));
+            self.judge_once(counts, booked);
             self.findings.check(8, "no alarm", counts.alarms.is_empty(), counts.alarms.join("; "));
         });
         self.findings.check(

@@ -7,7 +7,7 @@ use policies::face::{Ask, Attachment, FromBorder, FromBus, FromWorkerFace, ToBus
 use policies::host::{AppRef, Face, HostEvent};
 use policies::id::TenantId;
 
-use super::{Driver, Event, NodeError, answer, now};
+use super::{Driver, Event, NodeError, answer};
 use crate::channel::channel;
 use crate::config::NodeFile;
 
@@ -100,7 +100,10 @@ impl Driver {
                 self.signals_view(request, &samples);
                 None
             }
-            Event::Bus(message) => Some(Input::Bus(message)),
+            Event::Bus(message) => {
+                self.repeat_effect(&message);
+                Some(Input::Bus(message))
+            }
             Event::Camera(stats) => {
                 self.stats.camera = Some(stats);
                 None
@@ -124,7 +127,7 @@ impl Driver {
         match message {
             FromBorder::Ask { app, request, ask } => {
                 let ask = self.ask(ask)?;
-                Some(Input::Ask { tenant, app, request, arrived: now(), ask })
+                Some(Input::Ask { tenant, app, request, arrived: self.clock.now(), ask })
             }
             FromBorder::GiveUp { request } => Some(Input::GiveUp { tenant, request }),
             FromBorder::Opened { app } => Some(Input::Island { app: AppRef { tenant, app }, result: Ok(()) }),
@@ -143,7 +146,7 @@ impl Driver {
                     self.stats.refused += 1;
                     return None;
                 }
-                let input = self.blobs.put(now(), input)?;
+                let input = self.blobs.put(self.clock.now(), input)?;
                 AppAsk::RunTask { function, deadline_us, class, effect, input }
             }
             Ask::SendFrame(frame) => AppAsk::SendFrame(frame),
@@ -160,8 +163,8 @@ impl Driver {
             FromWorkerFace::LoadFailed { module, why } => JobEvent::LoadFailed { tenant, module, why },
             FromWorkerFace::Began { job } => JobEvent::Began { job },
             FromWorkerFace::Ended { job, result, took_us } => {
-                let end = answer::call_end(&mut self.blobs, now(), result);
-                JobEvent::Ended { job, end, took_us }
+                let end = answer::call_end(&mut self.blobs, self.clock.now(), result);
+                JobEvent::Ended { job, end, took_us: self.clock.machine_us(took_us) }
             }
         }
     }

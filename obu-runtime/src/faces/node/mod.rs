@@ -10,6 +10,7 @@
 
 mod answer;
 mod blobs;
+mod clock;
 mod durable;
 mod feeds;
 mod logs;
@@ -30,14 +31,14 @@ use policies::face::{
 use policies::face::{FromHost, ToHost, ToWorkerFace};
 use policies::host::{Face, HostEvent};
 use policies::id::TenantId;
-use policies::time::Timestamp;
 use tokio::sync::{broadcast, mpsc};
 
 pub(crate) use answer::{add_result, report_json};
 
 use crate::channel::{ChannelError, FaceStart, HostChannel, HostSays, Sender};
-use crate::config::FileError;
+use crate::config::{FaultsSection, FileError};
 use blobs::Blobs;
+use clock::Clock;
 use durable::{DurableError, DurableStore};
 use logs::Logs;
 use realms::{RealmEvent, Realms};
@@ -136,6 +137,10 @@ struct Channels {
 #[derive(Debug)]
 struct Driver {
     node: Node,
+    clock: Clock,
+    faults: FaultsSection,
+    /// The effect to ask for again, if that fault is wanted.
+    repeat: Option<ToBus>,
     host: HostChannel,
     inbox: mpsc::Sender<Event>,
     channels: Channels,
@@ -171,6 +176,9 @@ pub async fn run(mut start: FaceStart, early: Vec<HostEvent>, host: HostChannel)
     let (inbox, events) = mpsc::channel(INBOX_LEN_MAX);
     let mut driver = Driver {
         node: Node::new(),
+        clock: Clock::new(start.time_scale),
+        faults: file.faults,
+        repeat: None,
         host,
         channels: Channels::default(),
         realms: Realms::open(&mut start, &file, inbox.clone()).await?,
@@ -211,7 +219,7 @@ impl Driver {
             let wake = self.node.next_wake().map(|(at, _)| at);
             tokio::select! {
                 biased;
-                () = sleep_until(wake), if wake.is_some() => self.feed(Input::Tick).await?,
+                () = self.clock.sleep_until(wake), if wake.is_some() => self.feed(Input::Tick).await?,
                 said = self.host.recv() => match said? {
                     None => return Ok(()),
                     Some(HostSays::Event(event)) => self.host_event(event).await?,
@@ -232,7 +240,7 @@ impl Driver {
     async fn feed(&mut self, input: Input) -> Result<(), NodeError> {
         self.next.push_back(input);
         while let Some(input) = self.next.pop_front() {
-            let now = now();
+            let now = self.clock.now();
             self.recorder.input(now, &input);
             self.node.handle(now, input);
             while let Some(output) = self.node.poll() {
@@ -248,19 +256,6 @@ impl Driver {
         self.recorder.close();
         Ok(())
     }
-}
-
-/// This process's reading of the node's monotonic clock. All processes of a node read the same one.
-pub(crate) fn now() -> Timestamp {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let secs = u64::try_from(time.tv_sec).unwrap_or(0);
-    let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
-    Timestamp::from_micros(secs * 1_000_000 + nanos / 1000)
-}
-
-async fn sleep_until(wake: Option<Timestamp>) {
-    let Some(wake) = wake else { return };
-    tokio::time::sleep(wake.since(now())).await;
 }
 
 /// The thread that waits for the disk, so that the machine does not.

@@ -2,10 +2,12 @@
 
 use obu_core::io::{AppAnswer, CallEnd, Decision, Input, JobEvent, JobInput, Output};
 use policies::face::{Answer, FromBus, ToBorder, ToBus, ToHost, ToWorkerFace};
-use policies::id::{Digest, TenantId};
+use policies::id::{Attempt, Digest, TaskId, TenantId};
+use policies::task::Effect;
 use policies::time::Timestamp;
 use policies::unit::Bytes;
 use serde::Serialize;
+use v2e_core::message::{Envelope, Message, ToWorker};
 
 use super::{Driver, NodeError, answer};
 use crate::channel::Sender;
@@ -29,6 +31,10 @@ impl Driver {
             Output::Effect { task, attempt, line } => self.effect(task, attempt, line),
             Output::Send { realm, to, message } => {
                 let payload = message.payload().and_then(|blob| self.blobs.get(&blob));
+                if self.faults.repeat_runs && is_run_of_once(&message) {
+                    self.recorder.note(now, format!("fault on purpose: the next run is sent to {to} twice"));
+                    self.realms.send(realm, to.clone(), &message, payload.clone());
+                }
                 self.realms.send(realm, to, &message, payload);
             }
             Output::Announce { realm, advert } => self.realms.announce(realm, advert),
@@ -90,12 +96,26 @@ impl Driver {
         self.next.push_back(Input::Job(JobEvent::Ended { job, end, took_us: 0 }));
     }
 
-    fn effect(&mut self, task: policies::id::TaskId, attempt: policies::id::Attempt, line: String) {
+    fn effect(&mut self, task: TaskId, attempt: Attempt, line: String) {
         let line = format!("task={task} attempt={} {line}", attempt.0);
         let message = ToBus::Effect { task: task.clone(), attempt, line };
+        if self.faults.repeat_effects {
+            self.repeat = Some(message.clone());
+        }
         if !offered(self.channels.bus.as_ref(), &message) {
             let result = Err("the effect port is not reachable".to_owned());
             self.next.push_back(Input::Bus(FromBus::EffectDone { task, attempt, result }));
+        }
+    }
+
+    /// The fault on purpose `repeat_effects`: what was done is asked for once more.
+    pub(super) fn repeat_effect(&mut self, done: &FromBus) {
+        let FromBus::EffectDone { task: done, result: Ok(()), .. } = done else { return };
+        let of_it = |m: &ToBus| matches!(m, ToBus::Effect { task, .. } if task == done);
+        if let Some(message) = self.repeat.take_if(|message| of_it(message)) {
+            let now = self.clock.now();
+            self.recorder.note(now, format!("fault on purpose: the effect of {done} is asked for again"));
+            offer(self.channels.bus.as_ref(), &message, "bus");
         }
     }
 
@@ -139,6 +159,12 @@ impl Driver {
     pub(super) fn tell(&self, line: &serde_json::Value) {
         let _ = self.events.send(line.to_string());
     }
+}
+
+/// Whether a message starts a `once` task at a peer.
+fn is_run_of_once(message: &Message) -> bool {
+    let Message::ToWorker(Envelope { body: ToWorker::Run(run), .. }) = message else { return false };
+    run.effect == Effect::Once
 }
 
 /// Offers a message to a channel. `false` if there is none, or it is full or broken.

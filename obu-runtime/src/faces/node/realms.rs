@@ -14,7 +14,7 @@ use v2e::session::{Security, Session, Tls};
 use v2e_core::message::{Advert, Envelope, Message};
 use v2e_core::report::Realm;
 
-use super::{Driver, Event, NodeError, now};
+use super::{Driver, Event, NodeError};
 use crate::channel::{FaceStart, Sender, channel};
 use crate::config::NodeFile;
 
@@ -168,7 +168,7 @@ impl Driver {
             Said::Frame { peer, frame, payload } => match Message::decode(&frame) {
                 Ok(message) => {
                     let payload = match payload {
-                        Some(bytes) => Some(self.blobs.put(now(), bytes)?),
+                        Some(bytes) => Some(self.blobs.put(self.clock.now(), bytes)?),
                         None => None,
                     };
                     Some(Input::Received { realm, from: peer, message, payload })

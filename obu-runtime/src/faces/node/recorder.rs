@@ -62,6 +62,11 @@ impl Recorder {
         }
     }
 
+    /// For whoever reads the recording: what was done that no output asked for.
+    pub(super) fn note(&mut self, at: Timestamp, text: String) {
+        self.push(at, Entry::Note(text));
+    }
+
     fn push(&mut self, at: Timestamp, entry: Entry) {
         let Some(queue) = &self.queue else { return };
         let record = Record { node: self.node.clone(), at, entry };

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, mpsc};
 
-use super::{Driver, Event, NodeError, answer, now, views};
+use super::{Driver, Event, NodeError, answer, views};
 use crate::control::{Reply, Request, UPLOAD_CHUNK, View, read_frame};
 
 /// Requests under way at once; one more is refused.
@@ -158,7 +158,7 @@ impl Driver {
     ) -> Option<Input> {
         if let obu_core::io::ControlCall::RunTask { input, .. } = &mut call {
             // The reference is computed here from the bytes that came, never taken from the caller.
-            match self.blobs.put(now(), payload.unwrap_or_default()) {
+            match self.blobs.put(self.clock.now(), payload.unwrap_or_default()) {
                 Some(held) => *input = held,
                 None => {
                     let _ = back.try_send(refused("run the task", "its input is too long".into(), None));

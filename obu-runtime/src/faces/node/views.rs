@@ -5,7 +5,7 @@ use policies::host::{AppRef, HostEvent};
 use policies::signal::{Signal, Value};
 use serde_json::{Value as Json, json};
 
-use super::{Driver, now};
+use super::Driver;
 use crate::control::View;
 
 /// Counters of the driver and the last ones that other processes told.
@@ -51,7 +51,7 @@ pub(super) fn view(driver: &Driver, view: &View) -> Json {
 
 fn nodes(driver: &Driver) -> Json {
     let mut rows = Vec::new();
-    if let Some(me) = driver.node.status(now()) {
+    if let Some(me) = driver.node.status(driver.clock.now()) {
         let mut row = json!(me);
         row["realm"] = "here".into();
         row["state"] = if driver.insecure { "INSECURE" } else { "up" }.into();
@@ -59,7 +59,7 @@ fn nodes(driver: &Driver) -> Json {
         row["cpu"] = me.load.cpu_used.into();
         rows.push(row);
     }
-    for peer in driver.node.peers(now()) {
+    for peer in driver.node.peers(driver.clock.now()) {
         let state = match (peer.fresh, peer.suspect) {
             (false, _) => "silent",
             (true, true) => "suspect",
@@ -135,7 +135,7 @@ fn stats(driver: &Driver) -> Json {
         None => Json::Null,
     };
     json!({
-        "node": driver.node.status(now()),
+        "node": driver.node.status(driver.clock.now()),
         "bus": driver.stats.bus,
         "camera": camera,
         "alarms": driver.stats.alarms,

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# The demo notices when deduplication, lease or fence is switched off: built so, it ends with a non-zero exit,
+# and the check that is meant for it is among those that fail.
+# tests: P3-11
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+build=$(realpath "${VERGE_BUILD:-target}")
+work=$build/planted
+packages=(-p obu-host -p obu-runtime -p sim)
+status=0
+
+# The programs of the other tests are built in the same directory: whatever happens here, they come back.
+trap 'cargo build --locked --quiet "${packages[@]}"' EXIT
+
+# planted BUG CHECK: builds with BUG, plays the demo, looks at CHECK.
+planted() {
+    local bug=$1 check=$2 dir=$work/$1 code=0
+    rm -rf "$dir" && mkdir -p "$dir"
+    cargo build --locked --quiet "${packages[@]}" --features "obu-runtime/testing-no-$bug"
+    cp "$build"/debug/{verge,verge-host,verge-sim} "$dir/"
+    TMPDIR=$dir "$dir/verge" demo --material "$build/material" --project "$PWD" --seed 7 \
+        --report "$dir/report.json" >"$dir/demo.log" 2>&1 || code=$?
+    if [ "$code" != 0 ] && failed_check "$dir/report.json" "$check"; then
+        echo "ok: without $bug the demo ends with exit code $code: $check"
+    else
+        echo "FAILED: without $bug the demo ended with exit code $code, and \"$check\" was not what failed"
+        tail -60 "$dir/demo.log"
+        status=1
+    fi
+}
+
+# failed_check REPORT CHECK: whether this check is in the report and did not hold.
+failed_check() {
+    python3 - "$1" "$2" <<'PYTHON'
+import json, sys
+checks = {check["what"]: check["ok"] for check in json.load(open(sys.argv[1]))}
+print("failed:", [what for what, ok in checks.items() if not ok])
+sys.exit(checks.get(sys.argv[2]) is not False)
+PYTHON
+}
+
+planted dedup "a run that came twice was run once"
+planted lease "no effect after its lease"
+planted fence "no effect happened twice"
+exit $status

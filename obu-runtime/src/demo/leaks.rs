@@ -48,8 +48,8 @@ impl Inventory {
 const SETTLED_WITHIN: Duration = Duration::from_secs(3);
 
 /// What is left of the run once the kernel has had its time.
-pub(super) fn settled(root: &Path, before: &Inventory) -> Vec<String> {
-    let until = Instant::now() + SETTLED_WITHIN;
+pub(super) fn settled(root: &Path, before: &Inventory, time_scale: u32) -> Vec<String> {
+    let until = Instant::now() + SETTLED_WITHIN * time_scale;
     loop {
         let left = Inventory::take(root).added_since(before);
         if left.is_empty() || Instant::now() > until {

@@ -42,8 +42,7 @@ impl Ledger {
         root: &Path,
         project: &Path,
         material: &Path,
-        group: &str,
-        port: u16,
+        bus: &[String],
     ) -> Result<Self, Failure> {
         let (effects, summary) = (root.join("effects.log"), root.join("ledger.json"));
         let _ = std::fs::remove_file(&effects);
@@ -57,7 +56,7 @@ impl Ledger {
             .arg(&effects)
             .arg("--summary")
             .arg(&summary)
-            .args(["--multicast", group, "--port", &port.to_string()])
+            .args(bus)
             .args(["--watch", ASKED_ID, "--frames"])
             .arg(root.join("asked-frames.log"))
             .env("PYTHONPATH", material.join("pylib"))

@@ -1,6 +1,7 @@
 //! `verge demo`: a car on the road, on this machine. Real processes, real Zenoh, real bus, real faults; what
 //! it shows it has counted, and what it claims an independent ledger has counted too.
 
+mod bus;
 mod console;
 mod leaks;
 mod ledger;
@@ -36,6 +37,9 @@ pub struct DemoArgs {
     /// Seed of fault times and victims; default: from the clock, and printed.
     #[arg(long)]
     seed: Option<u64>,
+    /// How many times slower than real time the road runs; for emulated machines. 1 to 100.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    time_scale: u32,
     /// Leave everything running afterwards, to explore with the command line, until Ctrl-C.
     #[arg(long)]
     keep: bool,
@@ -71,7 +75,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     road::end_leftovers(&root);
     let before = leaks::Inventory::take(&root);
     let outcome = script::play(args, &root, &drive, seed, &stop);
-    let left = leaks::settled(&root, &before);
+    let left = leaks::settled(&root, &before, args.time_scale);
     let (mut findings, interrupted) = outcome?;
     findings.check(11, "nothing is left behind", left.is_empty(), describe_left(&left));
     if interrupted {

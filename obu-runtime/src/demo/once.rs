@@ -47,7 +47,7 @@ impl Road<'_> {
         let weighings = Weighings::default();
         for _ in 0..WEIGHINGS_MAX {
             weighings.ask(self);
-            for _ in 0..60 {
+            for _ in 0..60 * self.plan.time_scale {
                 if self.runs_at_sibling() {
                     line("a truck is being weighed at the sibling");
                     return Ok(());
@@ -89,9 +89,10 @@ impl Road<'_> {
             denied.is_empty(),
             format!("{denied:?}"),
         );
+        let patience = LATE_S * f64::from(self.plan.time_scale);
         let late = |t: &&&Task| {
             let last = booked.tasks.get(&t.id).and_then(|at| at.iter().max());
-            t.outcome == "indeterminate" && last.is_some_and(|at| self.tally.at_wall(*at) > t.at + LATE_S)
+            t.outcome == "indeterminate" && last.is_some_and(|at| self.tally.at_wall(*at) > t.at + patience)
         };
         let undecided = tasks.iter().filter(|t| t.outcome == "indeterminate").count();
         let late = ids(&mut tasks.iter().filter(late));

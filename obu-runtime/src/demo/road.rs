@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::bus::Buses;
 use crate::cli::Failure;
 
 /// Longest time that a node may take from start to its control socket, on a slow machine.
@@ -56,18 +57,17 @@ pub(super) struct Plan {
     pub(super) mapping: PathBuf,
     /// Port of the effect server.
     pub(super) effects: u16,
-    /// Ports: car A's realm, the roadside's, the bus of car A, the bus of car B.
-    pub(super) ports: [u16; 4],
+    /// Ports: car A's realm, the roadside's.
+    pub(super) ports: [u16; 2],
+    /// The buses of car A and car B.
+    pub(super) buses: Buses,
+    /// How many times slower than real time everything runs.
+    pub(super) time_scale: u32,
     /// Seed of the node's jitter.
     pub(super) seed: u64,
     /// Whether limits that cannot be enforced degrade instead of being refused.
     pub(super) degrade: bool,
-    /// Interface of car A's bus if the kernel has CAN, else none.
-    pub(super) can: Option<String>,
 }
-
-/// Multicast group of the user-space bus that python-can speaks.
-pub(super) const GROUP: &str = "239.74.163.2";
 
 /// A loopback port that was free a moment ago.
 pub(super) fn free_port() -> io::Result<u16> {
@@ -131,13 +131,14 @@ impl Plan {
         let dir = self.dir(place.id);
         format!(
             "apiVersion = \"verge/v1\"\n\n[node]\nid = \"{id}\"\ncar = \"{car}\"\nrole = \"{role}\"\n\
-             run_dir = \"{dir}/run\"\nstate_dir = \"{dir}/state\"\nrecord = true\n\n\
+             run_dir = \"{dir}/run\"\nstate_dir = \"{dir}/state\"\nrecord = true\ntime_scale = {time_scale}\n\n\
              [host]\ntrusted_keys = [\"{root}/keys/dev.pub.pem\"]\nuid_base = {uid}\nuid_count = 10000\n\
              unenforceable = \"{unenforceable}\"\nbases = {{ {bases} }}\n\n[capacity]\ncores = 2\nmemory = \"1Gi\"\nseed = {seed}\n\n\
              [effects]\nserver = \"127.0.0.1:{effects}\"\n\n",
             id = place.id,
             car = place.car,
             role = place.role,
+            time_scale = self.time_scale,
             dir = dir.display(),
             root = self.root.display(),
             uid = 200_000 + index * 10_000,
@@ -177,13 +178,7 @@ impl Plan {
     }
 
     fn bus(&self, place: &Place) -> String {
-        let port = if place.id == "a1" { self.ports[2] } else { self.ports[3] };
-        let kind = match &self.can {
-            Some(interface) if place.id == "a1" => {
-                format!("kind = \"socketcan\"\ninterface = \"{interface}\"\n")
-            }
-            _ => format!("kind = \"multicast\"\ngroup = \"{GROUP}\"\nport = {port}\n"),
-        };
+        let kind = self.buses.section(usize::from(place.id != "a1"));
         format!(
             "[[bus]]\nname = \"can0\"\n{kind}dbc = \"{}\"\nmapping = \"{}\"\n\n",
             self.dbc.display(),
@@ -275,9 +270,9 @@ impl Node {
         }
     }
 
-    /// Waits until the control socket answers.
-    pub(super) fn wait_up(&mut self, socket: &Path) -> Result<(), Failure> {
-        let until = Instant::now() + UP_WITHIN;
+    /// Waits until the control socket answers, `time_scale` times as long as on a real machine.
+    pub(super) fn wait_up(&mut self, socket: &Path, time_scale: u32) -> Result<(), Failure> {
+        let until = Instant::now() + UP_WITHIN * time_scale;
         while Instant::now() < until {
             if std::os::unix::net::UnixStream::connect(socket).is_ok() {
                 return Ok(());
@@ -298,13 +293,13 @@ impl Node {
     }
 
     /// SIGTERM, then SIGKILL if it does not end.
-    pub(super) fn stop(&mut self) {
+    pub(super) fn stop(&mut self, time_scale: u32) {
         let Some(mut child) = self.child.take() else { return };
         if let Ok(pid) = i32::try_from(child.id()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
-        let until = Instant::now() + DOWN_WITHIN;
+        let until = Instant::now() + DOWN_WITHIN * time_scale;
         while Instant::now() < until {
             if !matches!(child.try_wait(), Ok(None)) {
                 return;

@@ -11,6 +11,7 @@ use policies::host::AppRef;
 use policies::id::{AppName, TenantId};
 use policies::signal::SignalPattern;
 
+use super::bus::Buses;
 use super::road::{self, Node, PLACES, Plan};
 use super::summary::Findings;
 use super::tally::Tally;
@@ -55,7 +56,7 @@ pub(super) struct Timeline {
 }
 
 impl Timeline {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, time_scale: u32) -> Self {
         // SplitMix64: eight numbers are drawn, once; a crate for that would be more to read.
         let mut state = seed;
         let mut jitter = |most_ms: u64| {
@@ -64,7 +65,7 @@ impl Timeline {
             z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
             Duration::from_millis((z ^ (z >> 31)) % most_ms).as_secs_f64()
         };
-        Self {
+        let times = Self {
             hostile: 9.0 + jitter(1000),
             hostile_ends: 38.0 + jitter(1000),
             edge_dies: 46.0 + jitter(2000),
@@ -73,6 +74,21 @@ impl Timeline {
             edge_returns: 66.0 + jitter(1500),
             call: 76.0 + jitter(1000),
             end: 81.0,
+        };
+        times.scaled(time_scale)
+    }
+
+    fn scaled(self, time_scale: u32) -> Self {
+        let by = f64::from(time_scale);
+        Self {
+            hostile: self.hostile * by,
+            hostile_ends: self.hostile_ends * by,
+            edge_dies: self.edge_dies * by,
+            sibling_freezes: self.sibling_freezes * by,
+            sibling_thaws: self.sibling_thaws * by,
+            edge_returns: self.edge_returns * by,
+            call: self.call * by,
+            end: self.end * by,
         }
     }
 }
@@ -99,18 +115,19 @@ pub(super) fn play(
     stop: &Stop,
 ) -> Result<(Findings, bool), Failure> {
     let material = super::absolute(&args.material)?;
-    let ports = [free_port()?, free_port()?, free_port()?, free_port()?];
-    let mut ledger = Ledger::start(root, &args.project, &material, road::GROUP, ports[2])?;
+    let buses = Buses::make([free_port()?, free_port()?]);
+    let mut ledger = Ledger::start(root, &args.project, &material, &buses.ledger_words())?;
     let plan = Plan {
         root: root.to_owned(),
         material,
         dbc: drive.dbc.clone(),
         mapping: drive.mapping.clone(),
         effects: ledger.port,
-        ports,
+        ports: [free_port()?, free_port()?],
+        buses,
+        time_scale: args.time_scale,
         seed,
         degrade: !nix::unistd::geteuid().is_root(),
-        can: None,
     };
     let mut road = Road {
         plan: &plan,
@@ -152,7 +169,7 @@ impl Road<'_> {
         self.start_apps(&bundles)?;
         self.start_drive(drive)?;
         self.t0 = self.tally.at();
-        let times = Timeline::new(seed);
+        let times = Timeline::new(seed, self.plan.time_scale);
         line(format!(
             "faults: roadside killed at {:.1} s, back at {:.1} s; sibling frozen at {:.1} s, thawed at {:.1} s",
             times.edge_dies, times.edge_returns, times.sibling_freezes, times.sibling_thaws
@@ -188,7 +205,7 @@ impl Road<'_> {
         }
         for node in &mut self.nodes {
             let id = node.place.id;
-            node.wait_up(&self.plan.socket(id))?;
+            node.wait_up(&self.plan.socket(id), self.plan.time_scale)?;
             self.tally.follow(id, self.plan.socket(id));
         }
         line(format!("all four are up after {:.1} s", self.tally.at()));
@@ -218,10 +235,11 @@ impl Road<'_> {
 
     fn start_drive(&mut self, drive: &Drive) -> Result<(), Failure> {
         line(format!("the drive: {}", drive.log.display()));
-        for port in [self.plan.ports[2], self.plan.ports[3]] {
+        for car in 0..2 {
             let player = Command::new(&self.verge)
-                .args(["can", "replay", "--loop", "--multicast"])
-                .arg(format!("{}:{port}", road::GROUP))
+                .args(["can", "replay", "--loop"])
+                .args(self.plan.buses.replay_words(car))
+                .args(["--speed", &(1.0 / f64::from(self.plan.time_scale)).to_string()])
                 .arg(&drive.log)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
@@ -249,6 +267,7 @@ impl Road<'_> {
     }
 
     fn wait_for(&self, what: &str, secs: f64, ready: impl Fn(&Self) -> bool) -> Result<(), Failure> {
+        let secs = secs * f64::from(self.plan.time_scale);
         let until = Instant::now() + Duration::from_secs_f64(secs);
         while Instant::now() < until && !self.stop.load(Ordering::SeqCst) {
             if ready(self) {
@@ -289,7 +308,7 @@ impl Road<'_> {
         line("** the sibling is frozen (SIGSTOP to all its processes)");
         self.node("a2").signal_all(Signal::SIGSTOP);
         let frozen = self.tally.at() - self.t0;
-        self.until(times.sibling_thaws.max(frozen + once::STANDSTILL_S))?;
+        self.until(times.sibling_thaws.max(frozen + once::STANDSTILL_S * f64::from(self.plan.time_scale)))?;
         line("** the sibling is thawed");
         self.node("a2").signal_all(Signal::SIGCONT);
         self.until(times.edge_returns)?;
@@ -297,7 +316,8 @@ impl Road<'_> {
         let (host, verge) = (self.host.clone(), self.verge.clone());
         self.node("e1").restart(&host, &verge).map_err(|e| Failure::new(format!("node e1: {e}")))?;
         let socket = self.socket("e1");
-        self.node("e1").wait_up(&socket)?;
+        let time_scale = self.plan.time_scale;
+        self.node("e1").wait_up(&socket, time_scale)?;
         self.tally.follow("e1", socket);
         self.until(times.call - 1.0)?;
         self.fault_costs(times);
@@ -339,9 +359,10 @@ impl Road<'_> {
         }
         self.players.clear();
         let mut nodes = std::mem::take(&mut self.nodes);
+        let time_scale = self.plan.time_scale;
         std::thread::scope(|scope| {
             for node in &mut nodes {
-                scope.spawn(|| node.stop());
+                scope.spawn(|| node.stop(time_scale));
             }
         });
     }

@@ -31,8 +31,8 @@ use wasmtime::Engine;
 
 use crate::channel::{self, ChannelError, FaceStart, HostChannel, HostSays, Sender};
 
-use call::Prepared;
 pub use call::end;
+use call::{Allowance, Prepared};
 use pool::{Answer, Job, Pool};
 
 /// Modules that may wait for the compiler. Each holds up to 4 MiB of Wasm.
@@ -266,8 +266,9 @@ impl Worker {
             // A node that is gone does not want the answer; its successor asks anew.
             let _ = runtime.block_on(node.send(&event));
         });
-        let budget = Duration::from_micros(budget_us.saturating_mul(u64::from(self.time_scale)));
-        self.pool.submit(Job { key: (self.life, job), module: known.prepared.clone(), input, budget, answer })
+        let cpu = Duration::from_micros(budget_us.saturating_mul(u64::from(self.time_scale)));
+        let may = Allowance { cpu, time_scale: self.time_scale };
+        self.pool.submit(Job { key: (self.life, job), module: known.prepared.clone(), input, may, answer })
     }
 
     async fn tell(&self, message: FromWorkerFace) {

@@ -64,6 +64,15 @@ pub(super) fn engine(parallel: usize) -> wasmtime::Result<Engine> {
     Engine::new(&config)
 }
 
+/// What one call may use, on this computer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Allowance {
+    /// CPU time.
+    pub(super) cpu: Duration,
+    /// How many times slower than real time its clock runs.
+    pub(super) time_scale: u32,
+}
+
 /// A compiled module whose imports are all met.
 #[derive(Clone)]
 pub(super) struct Prepared {
@@ -108,8 +117,9 @@ impl Prepared {
     }
 
     /// Calls it once on this thread. `cancelled` is looked at with every tick of the engine's epoch.
-    pub(super) fn call(&self, input: Vec<u8>, budget: Duration, cancelled: Arc<AtomicBool>) -> Ended {
-        let mut store = Store::new(self.code.module().engine(), Call::new(input, self.memory));
+    pub(super) fn call(&self, input: Vec<u8>, may: Allowance, cancelled: Arc<AtomicBool>) -> Ended {
+        let call = Call::new(input, self.memory, may.time_scale);
+        let mut store = Store::new(self.code.module().engine(), call);
         store.limiter(|call| call);
         store.set_epoch_deadline(1);
         let began = cpu_time();
@@ -117,7 +127,7 @@ impl Prepared {
             if cancelled.load(Ordering::Relaxed) {
                 return Err(wasmtime::Error::new(Stop::Cancelled));
             }
-            if cpu_time().saturating_sub(began) > budget {
+            if cpu_time().saturating_sub(began) > may.cpu {
                 return Err(wasmtime::Error::new(Stop::OverBudget));
             }
             Ok(UpdateDeadline::Continue(1))

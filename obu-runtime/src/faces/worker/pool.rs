@@ -16,7 +16,7 @@ use policies::limits::JOBS_MAX;
 use policies::time::micros;
 use wasmtime::Engine;
 
-use super::call::{Ended, Prepared, end};
+use super::call::{Allowance, Ended, Prepared, end};
 
 /// Time between two looks at a running call: how late a cancel or a spent budget is noticed.
 const TICK: Duration = Duration::from_millis(1);
@@ -36,8 +36,8 @@ pub(super) struct Job {
     pub(super) module: Arc<Prepared>,
     /// Standard input.
     pub(super) input: Vec<u8>,
-    /// CPU time it may use.
-    pub(super) budget: Duration,
+    /// What it may use.
+    pub(super) may: Allowance,
     /// Who hears of it.
     pub(super) answer: Answer,
 }
@@ -137,7 +137,7 @@ fn work(shared: &Shared) {
         } else {
             (job.answer)(FromWorkerFace::Began { job: number });
             let began = Instant::now();
-            let result = run(&job.module, job.input, job.budget, cancelled);
+            let result = run(&job.module, job.input, job.may, cancelled);
             (result, micros(began.elapsed()))
         };
         let mut state = shared.lock();
@@ -149,8 +149,8 @@ fn work(shared: &Shared) {
 }
 
 /// A panic below is a defect of ours or of the engine; it costs this call, not the process.
-fn run(module: &Prepared, input: Vec<u8>, budget: Duration, cancelled: Arc<AtomicBool>) -> Ended {
-    let call = std::panic::AssertUnwindSafe(|| module.call(input, budget, cancelled));
+fn run(module: &Prepared, input: Vec<u8>, may: Allowance, cancelled: Arc<AtomicBool>) -> Ended {
+    let call = std::panic::AssertUnwindSafe(|| module.call(input, may, cancelled));
     std::panic::catch_unwind(call)
         .unwrap_or_else(|_| Err((end::TRAPPED, "the Wasm engine failed; see the log".into())))
 }

@@ -54,7 +54,8 @@ fn prepare(wasm: &[u8]) -> Result<Prepared, String> {
 
 fn call_once(wasm: &[u8], input: &[u8]) -> call::Ended {
     let cancelled = Arc::new(AtomicBool::new(false));
-    prepare(wasm).unwrap().call(input.to_vec(), LONG, cancelled)
+    let may = Allowance { cpu: LONG, time_scale: 1 };
+    prepare(wasm).unwrap().call(input.to_vec(), may, cancelled)
 }
 
 #[test]
@@ -214,8 +215,8 @@ proptest! {
             let (tell, ended) = std::sync::mpsc::channel();
             let pool = Pool::start(&engine, 1).unwrap();
             let answer: Answer = Arc::new(move |event| tell.send(event).unwrap());
-            let budget = Duration::from_millis(2);
-            pool.submit(Job { key: (1, 1), module: Arc::new(module), input: vec![7; 9000], budget, answer })
+            let may = Allowance { cpu: Duration::from_millis(2), time_scale: 1 };
+            pool.submit(Job { key: (1, 1), module: Arc::new(module), input: vec![7; 9000], may, answer })
                 .unwrap();
             let is_end = |event| matches!(event, FromWorkerFace::Ended { .. });
             prop_assert!(ended.iter().any(is_end));

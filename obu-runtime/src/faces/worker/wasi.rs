@@ -67,6 +67,7 @@ pub(super) struct Call {
     pub(super) output: Vec<u8>,
     last_words: Vec<u8>,
     began: Instant,
+    time_scale: u32,
     random: u64,
     memory_max: u64,
     /// Bytes that the guest asked for beyond its limit, if it did.
@@ -76,14 +77,15 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// The state of a call that has not begun.
-    pub(super) fn new(input: Vec<u8>, memory_max: Bytes) -> Self {
+    /// The state of a call that has not begun. Its clock will run `time_scale` times slower than ours.
+    pub(super) fn new(input: Vec<u8>, memory_max: Bytes, time_scale: u32) -> Self {
         Self {
             input,
             read: 0,
             output: Vec::new(),
             last_words: Vec::new(),
             began: Instant::now(),
+            time_scale: time_scale.max(1),
             random: 0x7665_7267_6520_3031,
             memory_max: memory_max.get(),
             memory_refused: None,
@@ -298,7 +300,8 @@ fn add_clock_and_process(linker: &mut Linker<Call>) -> wasmtime::Result<()> {
     type Guest<'a> = Caller<'a, Call>;
     linker.func_wrap(MODULE, "clock_time_get", |c: Guest<'_>, _id: u32, _precision: u64, at: u32| {
         on_memory(c, |guest, call| {
-            let since = u64::try_from(call.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let since =
+                u64::try_from((call.began.elapsed() / call.time_scale).as_nanos()).unwrap_or(u64::MAX);
             guest.put(at, &since.to_le_bytes())
         })
     })?;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The demo notices when deduplication, lease or fence is switched off: built so, it ends with a non-zero exit,
 # and the check that is meant for it is among those that fail.
-# tests: P3-11
+# tests: P3-13
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=$(realpath "${VERGE_BUILD:-target}")
@@ -20,8 +20,9 @@ planted() {
     cp "$build"/debug/{verge,verge-host,verge-sim} "$dir/"
     TMPDIR=$dir "$dir/verge" demo --material "$build/material" --project "$PWD" --seed 7 \
         --report "$dir/report.json" >"$dir/demo.log" 2>&1 || code=$?
-    if [ "$code" != 0 ] && failed_check "$dir/report.json" "$check"; then
+    if [ "$code" != 0 ] && [ -f "$dir/report.json" ] && failed_check "$dir/report.json" "$check"; then
         echo "ok: without $bug the demo ends with exit code $code: $check"
+        rm -rf "$dir"
     else
         echo "FAILED: without $bug the demo ended with exit code $code, and \"$check\" was not what failed"
         tail -60 "$dir/demo.log"

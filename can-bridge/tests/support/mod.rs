@@ -1,6 +1,8 @@
 //! What the tests of this crate share: a bus of their own, python with its libraries, recordings, deadlines.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this module")]
 
+pub mod process;
+
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};

@@ -105,7 +105,9 @@ impl Plan {
             // The gateway spares the car's battery: what may be done at the roadside is done there.
             text += "[placement]\nweights = { energy = 4000 }\n\n";
             // Four nodes share one small machine here: it is pressed sooner than a board of its own would be.
-            text += "[ladder]\ncpu = { raise = 330, fall = 200 }\ndescend_after = \"3s\"\n\n";
+            // An emulated one is pressed all the time.
+            let cpu = if self.time_scale == 1 { "raise = 330, fall = 200" } else { "raise = 850, fall = 700" };
+            text += &format!("[ladder]\ncpu = {{ {cpu} }}\ndescend_after = \"3s\"\n\n");
         }
         // Wrong on purpose, all the time: deduplication and fence have to stand it.
         text += "[faults]\nrepeat_runs = true\nrepeat_effects = true\n\n";

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The demo itself in the guest: pure cgroup v2, vcan buses, everything slowed down. Order and outcome, never time.
-# tests: P2-07
+# tests: P2-10
 #
 #   tests/guest/run -t 1500 -- tests/guest/cases/demo.sh
 set -euo pipefail

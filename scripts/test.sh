@@ -73,6 +73,7 @@ cargo_tests "units, tables, properties" --workspace --exclude tests
 for bug in testing-no-dedup testing-no-lease testing-no-fence; do
     cargo_tests "planted bug $bug is found" -p sim --lib --features "$bug" planted
 done
+cargo_tests "guest functions, on the host" --manifest-path examples/functions/Cargo.toml
 cargo_tests "house rules and end-to-end" -p tests -- --test-threads=1
 
 if [ "${1:-}" != quick ]; then

@@ -58,8 +58,6 @@ pub enum Attachment {
     Bus(BusName),
     /// A stream to the append-only effect server.
     EffectServer,
-    /// Directory in which a border makes the socket of an app's island.
-    IslandDir(AppName),
     /// Read end of an app's standard output and error.
     Log(AppRef),
     /// A listening stream socket for the control API.

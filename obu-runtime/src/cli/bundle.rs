@@ -7,7 +7,8 @@ use obu_host::bundle;
 use obu_host::fault::Explain as _;
 use policies::id::Digest;
 
-use super::{Client, Failure, block_on, report};
+use super::{Client, Failure, Format, block_on, report};
+use crate::bundle_cmd::{self, SignatureState};
 use crate::control::{self, Reply, Request, UPLOAD_CHUNK};
 
 #[derive(Debug, Subcommand)]
@@ -36,6 +37,14 @@ pub(super) enum BundleCommand {
         #[arg(short, long, required = true)]
         key: Vec<PathBuf>,
     },
+    /// Show what a bundle holds and whether its signature counts, without reading its blobs.
+    Inspect {
+        /// The bundle.
+        bundle: PathBuf,
+        /// Public keys that count, PEM.
+        #[arg(short, long)]
+        key: Vec<PathBuf>,
+    },
     /// Put a bundle into a node's spool.
     Push {
         /// The bundle.
@@ -58,9 +67,31 @@ pub(super) fn run(client: &Client, command: BundleCommand) -> Result<(), Failure
             let trusted = bundle::key::Trusted::load(&key).map_err(|e| failure(&e))?;
             bundle::verify(&dir, &trusted).map_err(|e| failure(&e))?
         }
+        BundleCommand::Inspect { bundle: dir, key } => return inspect(client.output, &dir, &key),
         BundleCommand::Push { bundle: dir } => push(&client.socket, &dir)?,
     };
     report::line(digest);
+    Ok(())
+}
+
+fn inspect(output: Format, dir: &Path, keys: &[PathBuf]) -> Result<(), Failure> {
+    let trusted = bundle::key::Trusted::load(keys).map_err(|e| failure(&e))?;
+    let seen = bundle_cmd::inspect(dir, &trusted).map_err(|e| Failure::new(&e).fix(e.fix()))?;
+    if output == Format::Json {
+        report::line(serde_json::json!(seen));
+        return Ok(());
+    }
+    report::line(seen.digest);
+    let signature = match &seen.signature {
+        SignatureState::Unsigned => "none".into(),
+        SignatureState::Trusted { key } => format!("by trusted key {key}"),
+        SignatureState::Refused { why } => format!("does not count: {why}"),
+    };
+    let mut rows = vec![vec!["signature".into(), String::new(), signature]];
+    let layers = seen.layers.iter();
+    rows.extend(layers.map(|(digest, size)| vec!["layer".into(), size.to_string(), digest.to_string()]));
+    rows.push(vec!["in all".into(), seen.bytes.to_string(), String::new()]);
+    report::table(&["what", "bytes", ""], rows);
     Ok(())
 }
 

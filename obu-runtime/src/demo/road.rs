@@ -106,7 +106,8 @@ impl Plan {
             text += "[placement]\nweights = { energy = 4000 }\n\n";
             // Four nodes share one small machine here: it is pressed sooner than a board of its own would be.
             // An emulated one is pressed all the time.
-            let cpu = if self.time_scale == 1 { "raise = 330, fall = 200" } else { "raise = 850, fall = 700" };
+            let cpu =
+                if self.time_scale == 1 { "raise = 330, fall = 200" } else { "raise = 850, fall = 700" };
             text += &format!("[ladder]\ncpu = {{ {cpu} }}\ndescend_after = \"3s\"\n\n");
         }
         // Wrong on purpose, all the time: deduplication and fence have to stand it.

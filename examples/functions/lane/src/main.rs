@@ -7,40 +7,17 @@
 mod gray;
 mod road;
 
-use std::io::{Read, Write};
 use std::process::ExitCode;
 
 /// Longest accepted input in bytes: the largest message on a realm.
 const MAX_INPUT_BYTES: u64 = 4 << 20;
-const EX_DATAERR: u8 = 65;
-const EX_IOERR: u8 = 74;
 
 fn main() -> ExitCode {
-    let mut jpeg = Vec::new();
-    if let Err(error) = std::io::stdin().take(MAX_INPUT_BYTES + 1).read_to_end(&mut jpeg) {
-        return fail(EX_IOERR, &format!("standard input: {error}"));
-    }
-    let line = match look(&jpeg) {
-        Ok(line) => line,
-        Err(message) => return fail(EX_DATAERR, &message),
-    };
-    match writeln!(std::io::stdout(), "{line}") {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(EX_IOERR, &format!("standard output: {error}")),
-    }
-}
-
-fn fail(code: u8, message: &str) -> ExitCode {
-    // If standard error is gone as well, the exit code still tells.
-    let _ = writeln!(std::io::stderr(), "lane: {message}");
-    ExitCode::from(code)
+    command::run("lane", MAX_INPUT_BYTES, look)
 }
 
 /// Decodes and analyses one frame; the error is one line for the operator.
 fn look(jpeg: &[u8]) -> Result<String, String> {
-    if jpeg.len() as u64 > MAX_INPUT_BYTES {
-        return Err(format!("the frame is longer than {MAX_INPUT_BYTES} bytes"));
-    }
     let image = gray::decode(jpeg)?;
     serde_json::to_string(&road::analyse(&image)).map_err(|error| error.to_string())
 }

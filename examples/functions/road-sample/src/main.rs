@@ -7,13 +7,10 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
 use std::process::ExitCode;
 
 /// Longest accepted input in bytes.
 const MAX_INPUT_BYTES: u64 = 1 << 20;
-const EX_DATAERR: u8 = 65;
-const EX_IOERR: u8 = 74;
 
 /// What the roadside asks for.
 #[derive(Clone, Copy, Deserialize, Serialize)]
@@ -53,30 +50,10 @@ struct Sample {
 }
 
 fn main() -> ExitCode {
-    let mut input = Vec::new();
-    if let Err(error) = std::io::stdin().take(MAX_INPUT_BYTES + 1).read_to_end(&mut input) {
-        return fail(EX_IOERR, &format!("standard input: {error}"));
-    }
-    let line = match answer(&input) {
-        Ok(line) => line,
-        Err(message) => return fail(EX_DATAERR, &message),
-    };
-    match writeln!(std::io::stdout(), "{line}") {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(EX_IOERR, &format!("standard output: {error}")),
-    }
-}
-
-fn fail(code: u8, message: &str) -> ExitCode {
-    // If standard error is gone as well, the exit code still tells.
-    let _ = writeln!(std::io::stderr(), "road-sample: {message}");
-    ExitCode::from(code)
+    command::run("road-sample", MAX_INPUT_BYTES, answer)
 }
 
 fn answer(input: &[u8]) -> Result<String, String> {
-    if input.len() as u64 > MAX_INPUT_BYTES {
-        return Err(format!("the input is longer than {MAX_INPUT_BYTES} bytes"));
-    }
     let call: Call = serde_json::from_slice(input).map_err(|error| format!("bad call: {error}"))?;
     let (path, range) = call.want.source();
     let value = call.signals.get(path).ok_or_else(|| format!("the call lacks the signal {path}"))?;

@@ -8,7 +8,6 @@
 //! when the pipes fail.
 
 use serde::{Deserialize, Serialize};
-use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -18,8 +17,6 @@ const MAX_INPUT_BYTES: u64 = 4 << 10;
 const MAX_NAME_BYTES: usize = 64;
 /// Longest weighing, milliseconds.
 const MAX_WEIGH_MS: u64 = 2_000;
-const EX_DATAERR: u8 = 65;
-const EX_IOERR: u8 = 74;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,30 +50,10 @@ struct Effect {
 }
 
 fn main() -> ExitCode {
-    let mut input = Vec::new();
-    if let Err(error) = std::io::stdin().take(MAX_INPUT_BYTES + 1).read_to_end(&mut input) {
-        return fail(EX_IOERR, &format!("standard input: {error}"));
-    }
-    let line = match book(&input) {
-        Ok(line) => line,
-        Err(message) => return fail(EX_DATAERR, &message),
-    };
-    match writeln!(std::io::stdout(), "{line}") {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(EX_IOERR, &format!("standard output: {error}")),
-    }
-}
-
-fn fail(code: u8, message: &str) -> ExitCode {
-    // If standard error is gone as well, the exit code still tells.
-    let _ = writeln!(std::io::stderr(), "toll: {message}");
-    ExitCode::from(code)
+    command::run("toll", MAX_INPUT_BYTES, book)
 }
 
 fn book(input: &[u8]) -> Result<String, String> {
-    if input.len() as u64 > MAX_INPUT_BYTES {
-        return Err(format!("the input is longer than {MAX_INPUT_BYTES} bytes"));
-    }
     let passage: Passage = serde_json::from_slice(input).map_err(|error| format!("bad passage: {error}"))?;
     let gantry = checked("gantry", &passage.gantry)?;
     let plate = checked("plate_hash", &passage.plate_hash)?;

@@ -20,13 +20,17 @@ impl Road<'_> {
             super::console::limits(&hostile),
         );
         let said = self.tally.with(|c| c.lines.get("hostile").cloned().unwrap_or_default());
+        // On a machine that is busy anyway it is frozen before it comes to its worst.
+        let frozen =
+            self.tally.with(|c| c.notices.iter().find(|n| n.kind == "freeze" && n.node == "a1").cloned());
+        let not_reached = frozen.as_ref().map_or("not reached".to_owned(), |n| {
+            format!("not reached: frozen {:.1} s before ({})", times.hostile_ends + self.t0 - n.at, n.why)
+        });
         let step = |name: &str| {
-            said.iter()
-                .map(|(_, l)| l.as_str())
-                .find(|l| l.contains(name))
-                .unwrap_or("not reached")
-                .to_owned()
+            let line = said.iter().map(|(_, l)| l.as_str()).find(|l| l.contains(name));
+            line.map_or(not_reached.clone(), str::to_owned)
         };
+        let stood = |good: bool, seen: &str| good || (frozen.is_some() && seen == not_reached);
         for (name, good) in [
             ("subscribe **", "\"keys\": [\"vss/Vehicle/Speed\"]"),
             ("liveliness **", "\"count\": 0"),
@@ -35,13 +39,13 @@ impl Road<'_> {
             ("fork bomb", "\"refused\": \""),
         ] {
             let seen = step(name);
-            self.findings.check(7, &format!("contained: {name}"), seen.contains(good), seen);
+            self.findings.check(7, &format!("contained: {name}"), stood(seen.contains(good), &seen), seen);
         }
         let memory = step("\"hostile\": \"memory\"");
         self.findings.check(
             7,
             "contained: memory",
-            memory.contains("killed") || memory.contains("refused"),
+            stood(memory.contains("killed") || memory.contains("refused"), &memory),
             memory,
         );
         self.latency(times);

@@ -126,7 +126,7 @@ def verge_block(setup, series):
     (node.directory / "host.log").write_bytes(b"")
     node.spawn()
     try:
-        spool = until("host's spool", lambda: _emptied(node))
+        spool = until("host's spool", lambda: _spool(node))
         part = node.directory / "run/part"
         shutil.copytree(layout, part)
         part.rename(spool / digest.removeprefix("sha256:"))
@@ -137,9 +137,9 @@ def verge_block(setup, series):
     return {label: [int(w[2]) / 1e6 for w in words if w[1] == label] for label, _, _ in series}
 
 
-def _emptied(node):
-    """The spool, once host has emptied it: node's process runs by then."""
-    spool = node.directory / "run/spool"
+def _spool(node):
+    """The spool, once node's process runs: host has made it by then."""
+    spool = node.directory / "state/spool"
     return spool if spool.is_dir() and len(node.pids()) > 1 else None
 
 

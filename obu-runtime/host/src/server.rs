@@ -238,7 +238,14 @@ impl Server {
                 self.shut_down(GRACE);
             }
             Token::Face(what) => self.face_ready(&what),
-            Token::App(what) => self.apps.ready(&what, &self.ground, &mut self.out),
+            Token::App(what) => {
+                self.apps.ready(&what, &self.ground, &mut self.out);
+                if matches!(what, apps::Waits::Status(_)) {
+                    // While the app that took one begins its work is the best time to replace it.
+                    self.deliver();
+                    self.apps.prepare(&self.ground);
+                }
+            }
             Token::Import(bundle) => self.imports.ready(bundle, &self.ground, &mut self.out),
             Token::Effects => {
                 let stream = self.effects.as_mut().and_then(|effects| effects.ready(Instant::now()));

@@ -30,7 +30,7 @@ use crate::fault::{refusal, refuse};
 use crate::ground::Ground;
 use crate::outbox::Outbox;
 use crate::procfs::{self, ProcessName};
-use crate::sandbox::{netns, readback};
+use crate::sandbox::{prepared, readback};
 use record::Folder;
 
 /// How long a freeze may take before its outcome is reported as it is. A throttled busy app needs up to 60 ms.
@@ -77,7 +77,7 @@ pub struct Apps {
     apps: BTreeMap<AppRef, App>,
     /// Number of the last start of each app, so that two starts are never called the same.
     last: BTreeMap<AppRef, u64>,
-    pool: netns::Pool,
+    pool: prepared::Pool,
 }
 
 /// A descriptor of an app's that the loop waits on.
@@ -87,6 +87,8 @@ pub enum Waits {
     Status(AppRef),
     /// The app's end.
     End(AppRef),
+    /// The sandbox that is being made ahead.
+    Pool,
 }
 
 impl Apps {
@@ -113,11 +115,12 @@ impl Apps {
 
     /// What the loop waits on.
     pub fn waits(&self) -> impl Iterator<Item = (Waits, &OwnedFd)> {
-        self.apps.iter().filter_map(|(name, app)| match &app.phase {
+        let apps = self.apps.iter().filter_map(|(name, app)| match &app.phase {
             Phase::Starting { status, .. } => Some((Waits::Status(name.clone()), status)),
             Phase::Running => Some((Waits::End(name.clone()), &app.pidfd)),
             Phase::Ending { .. } => None,
-        })
+        });
+        apps.chain(self.pool.waits().map(|fd| (Waits::Pool, fd)))
     }
 
     /// When [`Self::tick`] has something to do next.
@@ -161,23 +164,29 @@ impl Apps {
 
     /// Whether [`Self::prepare`] has something to do.
     pub fn wants_preparing(&self, ground: &Ground) -> bool {
-        ground.privileged && self.pool.wants_more()
+        let is_starting = |app: &App| matches!(app.phase, Phase::Starting { .. });
+        ground.privileged
+            && self.pool.wants_more()
+            && !self.apps.values().any(is_starting)
+            && self.free_number(ground).is_ok()
     }
 
-    /// Makes a network namespace ahead. For idle moments.
+    /// Begins to make a sandbox ahead. For moments in which no app waits for its start.
     pub fn prepare(&mut self, ground: &Ground) {
-        if self.wants_preparing(ground) {
-            self.pool.refill();
+        if self.wants_preparing(ground)
+            && let Ok(number) = self.free_number(ground)
+        {
+            self.pool.begin(number, ground.identity(number), &spec::common_view());
         }
     }
 
     /// Something happened on a descriptor of [`Self::waits`].
     pub fn ready(&mut self, what: &Waits, ground: &Ground, out: &mut Outbox) {
-        let (Waits::Status(name) | Waits::End(name)) = what;
+        let (Waits::Status(name) | Waits::End(name)) = what else { return self.pool.advance() };
         let Some(app) = self.apps.get_mut(name) else { return };
         match what {
             Waits::Status(_) => app.read_status(name, ground, out),
-            Waits::End(_) => app.end(name, ground),
+            Waits::End(_) | Waits::Pool => app.end(name, ground),
         }
     }
 

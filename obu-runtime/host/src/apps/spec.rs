@@ -14,7 +14,7 @@ use super::weak;
 use crate::fault::{FileError, refusal, refuse};
 use crate::ground::Ground;
 use crate::sandbox::view::{Item, Source};
-use crate::sandbox::{Eagerness, Network, Spec};
+use crate::sandbox::{Eagerness, Origin, Spec};
 
 /// Most entries at the top of a base layer.
 const BASE_ENTRIES_MAX: usize = 64;
@@ -25,7 +25,7 @@ const OURS: [&str; 6] = ["app", "dev", "proc", "sys", "tmp", "run"];
 /// What the sandbox is made of besides the command.
 pub(super) struct Parts {
     pub(super) number: u32,
-    pub(super) network: Network,
+    pub(super) origin: Origin,
     pub(super) log: OwnedFd,
     pub(super) exit: File,
 }
@@ -38,13 +38,18 @@ pub(super) fn of(ground: &Ground, start: &StartApp, parts: Parts) -> Result<Spec
     if !has_tree {
         rlimits.extend(weak::rlimits(&start.resources));
     }
+    let own = own_view(ground, start)?.into_iter().collect::<Result<Vec<_>, _>>().map_err(refuse_file)?;
+    let view = match parts.origin {
+        Origin::New(_) => common_view().into_iter().chain(own).collect(),
+        Origin::Prepared(_) => own,
+    };
     Ok(Spec {
         name: start.app.app.to_string(),
         command: words(&start.command)?,
         environment: words(&environment(start))?,
         identity: ground.identity(parts.number),
-        view: view(ground, start)?.into_iter().collect::<Result<_, _>>().map_err(refuse_file)?,
-        network: parts.network,
+        view,
+        origin: parts.origin,
         rlimits,
         eagerness: if has_tree { Eagerness::default() } else { weak::eagerness(start.class) },
         filter: ground.app_filter.clone(),
@@ -75,15 +80,9 @@ fn environment(start: &StartApp) -> Vec<String> {
 
 type Items = Vec<Result<Item, FileError>>;
 
-fn view(ground: &Ground, start: &StartApp) -> Result<Items, HostRefusal> {
-    let mut items: Items = Vec::with_capacity(24);
-    if let Some(base) = start.base {
-        let root = stored(ground, start, base, "base layer")?;
-        items.extend(base_items(&root, ground.privileged));
-    }
-    let bundle = stored(ground, start, start.bundle, "bundle")?;
-    items.push(Source::at(&bundle, ground.privileged).map(|source| Item::read_only(source, "app")));
-    items.push(Ok(Item::Devices));
+/// What every app sees, and what is made ahead therefore.
+pub(super) fn common_view() -> Vec<Item> {
+    let mut items = vec![Item::Dir("app".into()), Item::Dir("run".into()), Item::Devices];
     for (at, to) in [
         ("dev/fd", "/proc/self/fd"),
         ("dev/stdin", "/proc/self/fd/0"),
@@ -91,11 +90,22 @@ fn view(ground: &Ground, start: &StartApp) -> Result<Items, HostRefusal> {
         ("dev/stderr", "/proc/self/fd/2"),
         ("dev/shm", "/tmp"),
     ] {
-        items.push(Ok(Item::Link { at: at.into(), to: to.into() }));
+        items.push(Item::Link { at: at.into(), to: to.into() });
     }
+    items
+}
+
+/// What only this app sees, or only once it has processes.
+fn own_view(ground: &Ground, start: &StartApp) -> Result<Items, HostRefusal> {
+    let mut items: Items = Vec::with_capacity(16);
+    if let Some(base) = start.base {
+        let root = stored(ground, start, base, "base layer")?;
+        items.extend(base_items(&root, ground.privileged));
+    }
+    let bundle = stored(ground, start, start.bundle, "bundle")?;
+    items.push(Source::at(&bundle, ground.privileged).map(|source| Item::read_only(source, "app")));
     items.push(Ok(Item::Proc));
     items.push(Ok(Item::Tmpfs { at: "tmp".into(), size: start.resources.tmp.get() }));
-    items.push(Ok(Item::Dir("run".into())));
     if start.island {
         items.push(island(ground, start).map(|source| Item::read_only(source, "run/verge")));
     }

@@ -14,7 +14,7 @@ use crate::ground::{APP_UIDS, Ground};
 use crate::outbox::Outbox;
 use crate::procfs::ProcessName;
 use crate::sandbox::readback::line;
-use crate::sandbox::{Join, Network, Outcome, Spawned, outcome, spawn};
+use crate::sandbox::{Join, Network, Origin, Outcome, Spawned, begin, outcome};
 
 /// Most bytes a status pipe may say: one refusal as JSON.
 const STATUS_LEN_MAX: usize = 16 << 10;
@@ -54,14 +54,17 @@ impl Apps {
     }
 
     fn try_start(&mut self, start: &StartApp, asked: Instant, ground: &Ground) -> Result<(), HostRefusal> {
-        let number = self.admit(start, ground)?;
+        self.admit(start, ground)?;
         let what = format!("start {}", start.app);
         let folder = Folder::of(&ground.run("apps"), &start.app);
         let (log_write, log, exit) = folder.make().map_err(|error| refusal(&what, &error))?;
-        let network = self.pool.take().map_or(Network::Empty, Network::Made);
-        let parts = spec::Parts { number, network, log: log_write, exit };
+        let (number, origin) = match self.pool.take() {
+            Some(prepared) => (prepared.number(), Origin::Prepared(prepared)),
+            None => (self.free_number(ground)?, Origin::New(Network::Empty)),
+        };
+        let parts = spec::Parts { number, origin, log: log_write, exit };
         let begun =
-            spec::of(ground, start, parts).and_then(|spec| begin(ground, start, &spec, &folder, number));
+            spec::of(ground, start, parts).and_then(|spec| launch(ground, start, &spec, &folder, number));
         let (spawned, limits) = match begun {
             Ok(begun) => begun,
             Err(refusal) => {
@@ -89,8 +92,8 @@ impl Apps {
         Ok(())
     }
 
-    /// Checks a start against what is there, and finds a number for it.
-    fn admit(&mut self, start: &StartApp, ground: &Ground) -> Result<u32, HostRefusal> {
+    /// Checks a start against what is there.
+    fn admit(&mut self, start: &StartApp, ground: &Ground) -> Result<(), HostRefusal> {
         let no = |why: String, fix| Err(refuse(format!("start {}", start.app), why, fix));
         if self.apps.contains_key(&start.app) {
             return no("it is running already".into(), Some("stop it first"));
@@ -117,9 +120,14 @@ impl Apps {
                 Some("run as root or with a delegated cgroup, or set unenforceable = \"degrade\" in [host]"),
             );
         }
-        let used = |number: &u32| self.apps.values().any(|app| app.number == *number);
-        let end = ground.config.host.uid_count;
-        (APP_UIDS..end).find(|number| !used(number)).ok_or_else(|| {
+        Ok(())
+    }
+
+    /// A number that no app has and no sandbox made ahead.
+    pub(super) fn free_number(&self, ground: &Ground) -> Result<u32, HostRefusal> {
+        let is_free =
+            |number: &u32| !self.pool.holds(*number) && self.apps.values().all(|app| app.number != *number);
+        (APP_UIDS..ground.config.host.uid_count).find(is_free).ok_or_else(|| {
             refuse("find a uid", "all uids of this node are in use", Some("raise uid_count in [host]"))
         })
     }
@@ -127,7 +135,7 @@ impl Apps {
 
 type Begun = (Spawned, Vec<Enforced>);
 
-fn begin(
+fn launch(
     ground: &Ground,
     start: &StartApp,
     spec: &crate::sandbox::Spec,
@@ -136,7 +144,7 @@ fn begin(
 ) -> Result<Begun, HostRefusal> {
     let what = format!("start {}", start.app);
     let place = Place::App(start.class, start.app.clone());
-    let (join, limits) = match ground.tree() {
+    let (join, mut limits) = match ground.tree() {
         Some(tree) => {
             let failed = |error| refusal(&what, &error);
             tree.create(&place).map_err(failed)?;
@@ -145,8 +153,10 @@ fn begin(
         }
         None => (Join::default(), Vec::new()),
     };
-    let record = |pid| folder.write(&record_of(start, number, pid));
-    let spawned = spawn(spec, &join, record).map_err(|error| refusal(what, &error))?;
+    limits.push(line("sandbox", "namespaces and mounts", spec.origin.describe(), false));
+    let begun = begin(spec, &join).map_err(|error| refusal(&what, &error))?;
+    folder.write(&record_of(start, number, begun.pid)).map_err(|error| refusal(&what, &error))?;
+    let spawned = begun.go().map_err(|error| refusal(&what, &error))?;
     Ok((spawned, limits))
 }
 

@@ -21,7 +21,7 @@ use crate::devices;
 use crate::fault::{refusal, refuse};
 use crate::ground::{Ground, TENANTS_MAX};
 use crate::outbox::Outbox;
-use crate::sandbox::{Join, Outcome, SandboxError, Spawned, outcome, spawn};
+use crate::sandbox::{Join, Outcome, SandboxError, Spawned, begin, outcome};
 
 /// First wait before a dead face is started again; doubled each time.
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
@@ -328,5 +328,5 @@ fn run(face: &Face, tenant_slot: u32, channel: OwnedFd, ground: &Ground) -> Resu
         }
         None => Join::default(),
     };
-    spawn(&spec, &join, |_| Ok(()))
+    begin(&spec, &join)?.go()
 }

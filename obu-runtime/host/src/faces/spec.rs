@@ -12,7 +12,7 @@ use crate::apps::record::parse_exit;
 use crate::fault::FileError;
 use crate::ground::{Ground, make_dir};
 use crate::sandbox::view::{Item, Source};
-use crate::sandbox::{Eagerness, Network, Spec};
+use crate::sandbox::{Eagerness, Network, Origin, Spec};
 
 /// Where every face finds its own program.
 const VERGE: &str = "verge";
@@ -40,7 +40,7 @@ pub(super) fn of(ground: &Ground, face: &Face, slot: u32, channel: OwnedFd) -> R
         environment: environment(face),
         identity: ground.identity(number),
         view: view(ground, face, number)?,
-        network: if has_network(face) { Network::Host } else { Network::Empty },
+        origin: Origin::New(if has_network(face) { Network::Host } else { Network::Empty }),
         rlimits: vec![(Resource::Nofile, FILES_MAX), (Resource::Core, 0)],
         eagerness: Eagerness::default(),
         filter: ground.face_filter.clone(),

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use policies::host::HostRefusal;
 use rustix::process::{DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::CapabilitySet;
 
-use super::{Join, Spec, fence, init, view};
+use super::{Identity, Join, Origin, SandboxError, Spec, fence, init, prepared, view};
 use crate::fault::{refusal, refuse};
 use crate::sys;
 
@@ -35,27 +35,69 @@ fn step<E: std::fmt::Display>(
     move |error| refuse(what, error.to_string(), fix)
 }
 
+/// Makes a sandbox ahead, in a process that ends with it. See [`super::prepared`].
+pub(super) fn make(items: &[view::Item], identity: Identity, go: &OwnedFd, status: &OwnedFd) -> ! {
+    let made = sys::close_all_but(&[go.as_raw_fd(), status.as_raw_fd()])
+        .and_then(|()| wait_for_go(go))
+        .and_then(|()| become_root_inside(identity))
+        .map_err(SandboxError::Clone)
+        .and_then(|()| prepared::build(items));
+    match made {
+        Ok(()) => prepared::offer(status, go),
+        Err(error) => {
+            let _ = rustix::io::write(status, error.to_string().as_bytes());
+        }
+    }
+    sys::exit(0)
+}
+
 fn prepare(spec: &Spec, join: &Join, go: &OwnedFd, status: &OwnedFd) -> Result<(), HostRefusal> {
     sys::block_signals(&init::SIGNALS);
     close_foreign(spec, join, go, status).map_err(step("close inherited descriptors", None))?;
-    wait_for_go(go).map_err(step("wait for host", None))?;
+    match &spec.origin {
+        // Its uid is not known to the kernel before host says so.
+        Origin::New(_) => {
+            wait_for_go(go).map_err(step("wait for host", None))?;
+            join_groups(join)?;
+            settle(spec)?;
+            if spec.dies_with_host {
+                die_with_host(go).map_err(step("tie its life to host's", None))?;
+            }
+            view::enter(&spec.view)
+        }
+        Origin::Prepared(prepared) => {
+            join_groups(join)?;
+            // As root of the machine: the pid namespace is owned by its user namespace, not by the app's.
+            let proc = view::new_proc().map_err(|error| refusal("mount the sandbox's /proc", &error))?;
+            prepared.enter().map_err(step("enter the namespaces made ahead", None))?;
+            settle(spec)?;
+            view::complete(&spec.view, &proc)
+        }
+    }
+    .map_err(|error| refusal("build the sandbox's file system", &error))?;
+    fence::give_up_rights(CapabilitySet::empty()).map_err(step("drop all capabilities", None))?;
+    fence::restrict_files(&[Path::new("/")], &spec.writable_places());
+    sys::install_filter(&spec.filter)
+        .map_err(step("install the seccomp filter", Some("use a kernel with CONFIG_SECCOMP_FILTER")))?;
+    if matches!(spec.origin, Origin::Prepared(_)) {
+        wait_for_go(go).map_err(step("wait for host", None))?;
+    }
+    Ok(())
+}
+
+fn join_groups(join: &Join) -> Result<(), HostRefusal> {
     for mut tasks in &join.tasks {
         tasks
             .write_all(b"0")
             .map_err(step("join a cgroup", Some("see verge doctor for what cgroups allow here")))?;
     }
     // After joining: a namespace made earlier would show the host's path of the group.
-    sys::unshare(rustix::thread::UnshareFlags::NEWCGROUP).map_err(step("make a cgroup namespace", None))?;
-    become_root_inside(spec).map_err(step("take on the sandbox's uid", None))?;
-    if spec.dies_with_host {
-        die_with_host(go).map_err(step("tie its life to host's", None))?;
-    }
-    rustix::system::sethostname(spec.name.as_bytes()).map_err(step("set the host name", None))?;
-    view::enter(&spec.view).map_err(|error| refusal("build the sandbox's file system", &error))?;
-    fence::give_up_rights(CapabilitySet::empty()).map_err(step("drop all capabilities", None))?;
-    fence::restrict_files(&[Path::new("/")], &spec.writable_places());
-    sys::install_filter(&spec.filter)
-        .map_err(step("install the seccomp filter", Some("use a kernel with CONFIG_SECCOMP_FILTER")))
+    sys::unshare(rustix::thread::UnshareFlags::NEWCGROUP).map_err(step("make a cgroup namespace", None))
+}
+
+fn settle(spec: &Spec) -> Result<(), HostRefusal> {
+    become_root_inside(spec.identity).map_err(step("take on the sandbox's uid", None))?;
+    rustix::system::sethostname(spec.name.as_bytes()).map_err(step("set the host name", None))
 }
 
 fn close_foreign(spec: &Spec, join: &Join, go: &OwnedFd, status: &OwnedFd) -> io::Result<()> {
@@ -64,18 +106,26 @@ fn close_foreign(spec: &Spec, join: &Join, go: &OwnedFd, status: &OwnedFd) -> io
     keep.extend(spec.channel.iter().map(AsRawFd::as_raw_fd));
     keep.extend(join.tasks.iter().map(AsRawFd::as_raw_fd));
     keep.extend(spec.view.iter().filter_map(view::Item::descriptor));
+    if let Origin::Prepared(prepared) = &spec.origin {
+        keep.extend(prepared.descriptors());
+    }
     sys::close_all_but(&keep)
 }
 
 fn wait_for_go(go: &OwnedFd) -> io::Result<()> {
-    let mut byte = [0u8; 1];
-    let mut go = File::from(go.try_clone()?);
-    go.read_exact(&mut byte)
+    loop {
+        match rustix::io::read(go, &mut [0u8; 1]) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
-fn become_root_inside(spec: &Spec) -> io::Result<()> {
+fn become_root_inside(identity: Identity) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
-    if matches!(spec.identity, super::Identity::Own(_)) {
+    if matches!(identity, Identity::Own(_)) {
         rustix::thread::set_thread_groups(&[])?;
     }
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;

@@ -12,6 +12,9 @@
 //!   pidfd readable           <------- writes the exit file, ends  <----  ends
 //! ```
 //!
+//! An app's namespaces and mounts are made ahead where that is possible; see [`prepared`]. Its init then has only
+//! to enter them, and does so without waiting.
+//!
 //! The order matters: whatever fails is reported through the status pipe with what, why and fix, and then the
 //! init ends, which takes everything in its namespaces with it. Nothing half-made stays behind.
 
@@ -19,7 +22,7 @@ pub mod fence;
 mod init;
 mod inside;
 pub mod libraries;
-pub mod netns;
+pub mod prepared;
 pub mod readback;
 pub mod seccomp;
 mod syscalls;
@@ -35,6 +38,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::fault::{Explain, FileError};
 use crate::sys::{self, Forked};
+use prepared::Prepared;
 
 /// Uids and gids of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +56,25 @@ pub enum Network {
     Host,
     /// A new, empty one.
     Empty,
-    /// An empty one made beforehand.
-    Made(OwnedFd),
+}
+
+/// Where the namespaces and the root of a sandbox come from.
+#[derive(Debug)]
+pub enum Origin {
+    /// They are made now.
+    New(Network),
+    /// They were made ahead, with an empty network; [`Spec::view`] is added to what their root holds already.
+    Prepared(Prepared),
+}
+
+impl Origin {
+    /// In words, for reports.
+    pub fn describe(&self) -> &'static str {
+        match self {
+            Self::New(_) => "made on the spot",
+            Self::Prepared(_) => "made ahead",
+        }
+    }
 }
 
 /// How eagerly a sandbox is scheduled where no cgroup says so.
@@ -78,8 +99,8 @@ pub struct Spec {
     pub identity: Identity,
     /// What it sees.
     pub view: Vec<view::Item>,
-    /// What network it has.
-    pub network: Network,
+    /// What it is made in.
+    pub origin: Origin,
     /// Resource limits of the program.
     pub rlimits: Vec<(rustix::process::Resource, u64)>,
     /// How it is scheduled.
@@ -149,57 +170,84 @@ impl Explain for SandboxError {
     }
 }
 
-/// Begins a sandbox. Whether its program runs, the status pipe will say: see [`outcome`].
-///
-/// `before_go` gets the init's pid before it does anything, so that it can be written down: if host dies between
-/// the two, the init sees the pipe end and ends itself.
+/// A sandbox whose init is being made, and whose program waits for [`Self::go`]. Dropped before that, it ends.
+#[derive(Debug)]
+pub struct Begun {
+    /// Process id of its init.
+    pub pid: i32,
+    /// `None` once it has been let go.
+    spawned: Option<Spawned>,
+    identity: Identity,
+    is_mapped: bool,
+}
+
+/// Begins a sandbox. Its program does not run before [`Begun::go`], so that the pid can be written down first: if
+/// host dies between the two, the init sees the pipe end and ends itself.
 ///
 /// # Errors
-/// If the process cannot be made or mapped; nothing is left of it then.
-pub fn spawn(
-    spec: &Spec,
-    join: &Join,
-    before_go: impl FnOnce(i32) -> Result<(), FileError>,
-) -> Result<Spawned, SandboxError> {
-    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(FileError::at("make", "a pipe"));
+/// If the process cannot be made; nothing is left of it then.
+pub fn begin(spec: &Spec, join: &Join) -> Result<Begun, SandboxError> {
     let (go_read, go) = pipe()?;
     let (status, status_write) = pipe()?;
-    let forked = match &spec.network {
-        Network::Made(namespace) => netns::fork_within(namespace, || clone(spec, join)),
-        Network::Host | Network::Empty => clone(spec, join),
-    };
-    match forked.map_err(SandboxError::Clone)? {
+    match clone(spec, join).map_err(SandboxError::Clone)? {
         Forked::Child => {
             // The parent's end must close when the parent dies, so no copy of it may stay here.
             drop((go, status));
             inside::run(spec, join, &go_read, status_write)
         }
-        Forked::Parent { pid, pidfd } => {
-            if let Err(error) =
-                map_identity(pid, spec.identity).and_then(|()| before_go(pid)).and_then(|()| say_go(&go))
-            {
-                let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-                let _ = rustix::process::waitid(
-                    rustix::process::WaitId::PidFd(pidfd.as_fd()),
-                    rustix::process::WaitIdOptions::EXITED,
-                );
-                return Err(error.into());
-            }
-            Ok(Spawned { pid, pidfd, status, go })
+        Forked::Parent { pid, pidfd } => Ok(Begun {
+            pid,
+            spawned: Some(Spawned { pid, pidfd, status, go }),
+            identity: spec.identity,
+            is_mapped: matches!(spec.origin, Origin::Prepared(_)),
+        }),
+    }
+}
+
+impl Begun {
+    /// Lets it run. Whether its program does, the status pipe will say: see [`outcome`].
+    ///
+    /// # Errors
+    /// If it cannot be mapped or told; nothing is left of it then.
+    pub fn go(mut self) -> Result<Spawned, SandboxError> {
+        if !self.is_mapped {
+            map_identity(self.pid, self.identity)?;
+        }
+        if let Some(spawned) = &self.spawned {
+            say_go(&spawned.go)?;
+        }
+        self.spawned.take().ok_or(SandboxError::Clone(io::ErrorKind::NotFound.into()))
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some(spawned) = &self.spawned {
+            let _ = rustix::process::pidfd_send_signal(&spawned.pidfd, rustix::process::Signal::KILL);
+            let _ = rustix::process::waitid(
+                rustix::process::WaitId::PidFd(spawned.pidfd.as_fd()),
+                rustix::process::WaitIdOptions::EXITED,
+            );
         }
     }
 }
 
 fn clone(spec: &Spec, join: &Join) -> io::Result<Forked> {
-    let mut namespaces = libc::CLONE_NEWUSER
+    let fresh = libc::CLONE_NEWUSER
         | libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
         | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS;
-    if matches!(spec.network, Network::Empty) {
-        namespaces |= libc::CLONE_NEWNET;
-    }
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWPID;
+    let namespaces = match spec.origin {
+        Origin::New(Network::Host) => fresh,
+        Origin::New(Network::Empty) => fresh | libc::CLONE_NEWNET,
+        Origin::Prepared(_) => libc::CLONE_NEWPID,
+    };
     sys::clone3(namespaces, join.into.as_ref().map(AsFd::as_fd))
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), FileError> {
+    pipe_with(PipeFlags::CLOEXEC).map_err(FileError::at("make", "a pipe"))
 }
 
 fn say_go(go: &OwnedFd) -> Result<(), FileError> {
@@ -256,16 +304,14 @@ impl Spec {
     /// Directories inside in which the program may write, as far as owner and mode allow.
     fn writable_places(&self) -> Vec<std::path::PathBuf> {
         let inside = |at: &std::path::Path| std::path::Path::new("/").join(at);
-        self.view
-            .iter()
-            .filter_map(|item| match item {
-                view::Item::Bind { at, writable: true, .. } | view::Item::Tmpfs { at, .. } => {
-                    Some(inside(at))
-                }
-                view::Item::Devices => Some("/dev".into()),
-                view::Item::Proc => Some("/proc".into()),
-                _ => None,
-            })
-            .collect()
+        let places = self.view.iter().filter_map(|item| match item {
+            view::Item::Bind { at, writable: true, .. } | view::Item::Tmpfs { at, .. } => Some(inside(at)),
+            view::Item::Devices => Some("/dev".into()),
+            view::Item::Proc => Some("/proc".into()),
+            _ => None,
+        });
+        // Every root that is made ahead has devices.
+        let prepared = matches!(self.origin, Origin::Prepared(_)).then(|| "/dev".into());
+        places.chain(prepared).collect()
     }
 }

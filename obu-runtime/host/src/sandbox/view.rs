@@ -133,6 +133,48 @@ fn detach(path: &Path) -> Result<OwnedFd, FileError> {
 /// # Errors
 /// Names the mount that failed.
 pub fn enter(items: &[Item]) -> Result<(), FileError> {
+    let root = new_root(items)?;
+    seal(&root)?;
+    pivot(&root).map_err(FileError::at("change to", "the sandbox's root"))
+}
+
+/// The first half of [`enter`], for a sandbox that is made ahead: a root with what every app has, which can still
+/// be added to.
+///
+/// # Errors
+/// Names the mount that failed.
+pub fn found(items: &[Item]) -> Result<(), FileError> {
+    let root = new_root(items)?;
+    pivot(&root).map_err(FileError::at("change to", "the sandbox's root"))
+}
+
+/// The second half: adds `items` to the root that this process sees, and closes it. `proc` is the file system of
+/// the sandbox's pid namespace, from [`new_proc`].
+///
+/// # Errors
+/// Names the mount that failed.
+pub fn complete(items: &[Item], proc: &OwnedFd) -> Result<(), FileError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open("/", flags, Mode::empty()).map_err(FileError::at("open", "/"))?;
+    for item in items {
+        match item {
+            Item::Proc => attach_proc(root.as_fd(), proc)?,
+            item => place(root.as_fd(), item)?,
+        }
+    }
+    seal(&root)
+}
+
+/// A mount of `/proc` for this process's pid namespace, attached nowhere yet.
+///
+/// # Errors
+/// If the kernel does not let this process have it.
+pub fn new_proc() -> Result<OwnedFd, FileError> {
+    new_fs("proc", &[], MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+        .map_err(FileError::at("mount", "proc"))
+}
+
+fn new_root(items: &[Item]) -> Result<OwnedFd, FileError> {
     let root = tmpfs(1 << 20, "0755").map_err(FileError::at("make", "the sandbox's root"))?;
     // Hides that directory of the old root until the pivot, so one from which nothing is bound.
     move_mount(&root, "", CWD, "/proc", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
@@ -140,9 +182,12 @@ pub fn enter(items: &[Item]) -> Result<(), FileError> {
     for item in items {
         place(root.as_fd(), item)?;
     }
+    Ok(root)
+}
+
+fn seal(root: &OwnedFd) -> Result<(), FileError> {
     sys::add_mount_attributes(root.as_fd(), libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID)
-        .map_err(FileError::at("make read-only", "the sandbox's root"))?;
-    pivot(&root).map_err(FileError::at("change to", "the sandbox's root"))
+        .map_err(FileError::at("make read-only", "the sandbox's root"))
 }
 
 fn pivot(root: &OwnedFd) -> io::Result<()> {
@@ -168,7 +213,7 @@ fn place(root: BorrowedFd<'_>, item: &Item) -> Result<(), FileError> {
             attach(root, &mount, at)
         }
         Item::Devices => devices(root),
-        Item::Proc => proc(root),
+        Item::Proc => attach_proc(root, &new_proc()?),
     }
 }
 
@@ -211,12 +256,10 @@ fn devices(root: BorrowedFd<'_>) -> Result<(), FileError> {
     Ok(())
 }
 
-fn proc(root: BorrowedFd<'_>) -> Result<(), FileError> {
+fn attach_proc(root: BorrowedFd<'_>, mount: &OwnedFd) -> Result<(), FileError> {
     let at = Path::new("proc");
     make_dirs(root, at)?;
-    let mount = new_fs("proc", &[], MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC)
-        .map_err(FileError::at("mount", at))?;
-    attach(root, &mount, at)?;
+    attach(root, mount, at)?;
     let null = Path::new("dev/null");
     for name in PROC_HIDDEN {
         let at = at.join(name);

@@ -37,6 +37,16 @@ static void probe(void) {
     gethostname(text, sizeof text);
     printf("host %s ", text);
     printf("cwd %s\n", getcwd(text, sizeof text));
+    printf("own");
+    static const char *kinds[] = {"user", "mnt", "pid", "net", "ipc", "uts", "cgroup"};
+    for (int i = 0; i < 7; i++) {
+        char path[64], link[64] = "";
+        snprintf(path, sizeof path, "/proc/self/ns/%s", kinds[i]);
+        if (readlink(path, link, sizeof link - 1) < 0) strcpy(link, "UNREADABLE");
+        printf(" %s", link);
+    }
+    printf("\n");
+    list("/tmp");
     list("/"); list("/app"); list("/dev"); list("/proc/self/fd"); list("/run/verge");
     try("write-root", open("/x", O_CREAT | O_WRONLY, 0644));
     try("write-app", open("/app/x", O_CREAT | O_WRONLY, 0644));
@@ -76,6 +86,7 @@ int main(int argc, char **argv) {
     setvbuf(stdout, 0, _IOLBF, 0);
     if (!strcmp(what, "exit")) return argc > 2 ? atoi(argv[2]) : 0;
     if (!strcmp(what, "probe")) { probe(); return 0; }
+    if (!strcmp(what, "probe-and-stay")) { probe(); for (;;) pause(); }
     if (!strcmp(what, "term")) { signal(SIGTERM, on_term); printf("ready\n"); for (;;) pause(); }
     if (!strcmp(what, "deaf")) { signal(SIGTERM, SIG_IGN); printf("ready\n"); for (;;) pause(); }
     if (!strcmp(what, "spin")) { printf("ready\n"); for (;;) ; }

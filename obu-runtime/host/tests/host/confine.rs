@@ -1,5 +1,6 @@
 //! What an app can see, do and use. Needs root; without it the tests say so, and `rootless` holds the rest.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use policies::face::Attachment;
@@ -262,4 +263,78 @@ fn an_island_reaches_the_app_and_faces_see_little() {
     start.island = true;
     rig.send(HostCommand::Start(start));
     rig.wait("the failure", |event| matches!(event, HostEvent::StartFailed { .. }).then_some(()));
+}
+
+/// How many sandboxes host keeps made ahead.
+const MADE_AHEAD: usize = obu_host::sandbox::prepared::READY_MAX;
+
+#[test]
+fn a_burst_of_starts_finds_every_app_confined_alike_and_apart() {
+    if needs_root() {
+        return;
+    }
+    let mut rig = Rig::start("");
+    let bundle = rig.import_app();
+    // More at once than are made ahead, so that the others get theirs made on the spot.
+    let names: Vec<String> = (0..2 * MADE_AHEAD + 1).map(|n| format!("burst{n}")).collect();
+    // Host stands still meanwhile, so that it finds them all at once.
+    rustix::process::kill_process(rig.pid(), rustix::process::Signal::STOP).unwrap();
+    for name in &names {
+        let start = rig.start_app(name, bundle, &["probe-and-stay"]);
+        rig.send(HostCommand::Start(start));
+    }
+    rustix::process::kill_process(rig.pid(), rustix::process::Signal::CONT).unwrap();
+    let (mut origins, mut uids, mut own) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut alike = BTreeSet::new();
+    for name in names.iter().map(|name| app(name)) {
+        let enforced = rig.wait("the start", |event| match event {
+            HostEvent::Started { app, enforced, .. } if *app == name => Some(enforced.clone()),
+            HostEvent::StartFailed { refusal, .. } => panic!("{refusal:?}"),
+            _ => None,
+        });
+        assert!(enforced.iter().all(|line| !line.degraded), "{enforced:#?}");
+        origins.insert(enforced.iter().find(|line| line.what == "sandbox").unwrap().value.clone());
+        let log = rig.attachment(&Attachment::Log(name.clone()));
+        let said = read_until(&log, "done\n");
+        assert!(!said.contains("POSSIBLE"), "{said}");
+        assert!(said.contains(&format!("host {} cwd /app\n", name.app)), "{said}");
+        assert!(said.contains("list /tmp:\n"), "{said}");
+        let line = |start: &str| said.lines().filter(|l| l.starts_with(start)).collect::<Vec<_>>().join("\n");
+        alike.insert(["list", "status", "try", "cgroup"].map(line));
+        let namespaces = line("own ");
+        own.extend(namespaces.split(' ').skip(1).map(str::to_owned));
+        for pid in rig.pids_of(&name) {
+            uids.insert((obu_host::procfs::status_field(pid, "Uid").unwrap(), name.clone()));
+        }
+    }
+    assert_eq!(origins.into_iter().collect::<Vec<_>>(), ["made ahead", "made on the spot"]);
+    // Both kinds see the same, and no two share a namespace or a uid.
+    assert_eq!(alike.len(), 1, "{alike:#?}");
+    assert_eq!(own.len(), 7 * names.len(), "{own:?}");
+    let distinct: BTreeSet<_> = uids.iter().map(|(uid, _)| uid).collect();
+    assert_eq!((uids.len(), distinct.len()), (names.len(), names.len()), "{uids:?}");
+}
+
+#[test]
+fn what_was_made_ahead_goes_with_host_even_when_it_is_killed() {
+    if needs_root() {
+        return;
+    }
+    let mut rig = Rig::start("");
+    let bundle = rig.import_app();
+    let start = rig.start_app("probe", bundle, &["probe"]);
+    rig.run(start);
+    assert_eq!(rig.exit(&app("probe")), Exit::Code(0));
+    // The kernel tells namespaces only through those that hold them: none but host may.
+    let made: BTreeSet<_> = rig.namespaces_of_host();
+    assert!(made.len() >= 5, "{made:?}");
+    let children = obu_host::procfs::descendants(rig.pid().as_raw_nonzero().get());
+    rig.kill_host();
+    let gone = |pid: &i32| !std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !children.iter().all(gone) {
+        assert!(std::time::Instant::now() < until, "{children:?} outlive host");
+        std::thread::yield_now();
+    }
+    assert_eq!(rig.holders(&made), Vec::<String>::new());
 }

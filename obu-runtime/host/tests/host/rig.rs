@@ -1,6 +1,6 @@
 //! Runs a real `verge-host` with the test in the place of node: the test sends commands and reads events.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -343,6 +343,30 @@ impl Rig {
         })
     }
 
+    /// Namespaces that host holds by a descriptor, such as `net:[4026532465]`.
+    pub(crate) fn namespaces_of_host(&self) -> BTreeSet<String> {
+        namespaces_held(&format!("/proc/{}/fd", self.pid().as_raw_nonzero())).collect()
+    }
+
+    /// Processes that hold one of these namespaces by a descriptor or live in it.
+    pub(crate) fn holders(&self, namespaces: &BTreeSet<String>) -> Vec<String> {
+        let is_holder = |process: &String| {
+            ["fd", "ns"].iter().any(|dir| {
+                namespaces_held(&format!("/proc/{process}/{dir}")).any(|held| namespaces.contains(&held))
+            })
+        };
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().into_string().ok());
+        pids.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).filter(is_holder).collect()
+    }
+
+    /// The pids of a running app of class comfort, its init among them, by its cgroup.
+    pub(crate) fn pids_of(&self, name: &AppRef) -> Vec<i32> {
+        let group = self.cgroups()[0].join(format!("comfort/{}/{}", name.tenant, name.app));
+        let procs = fs::read_to_string(group.join("cgroup.procs")).unwrap();
+        procs.lines().map(|line| line.parse().unwrap()).collect()
+    }
+
     /// Every cgroup folder on this machine that carries this node's name.
     pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
         let name = format!("verge-{}", self.node);
@@ -351,6 +375,15 @@ impl Rig {
             mounts.lines().filter(|line| line.contains(" cgroup")).filter_map(|line| line.split(' ').nth(1));
         points.map(|point| Path::new(point).join(&name)).filter(|path| path.exists()).collect()
     }
+}
+
+/// What the links of this directory of /proc say, as far as they are namespaces.
+fn namespaces_held(dir: &str) -> impl Iterator<Item = String> {
+    let links = fs::read_dir(dir).into_iter().flatten().flatten();
+    let read = links.filter_map(|link| fs::read_link(link.path()).ok()?.to_str().map(str::to_owned));
+    read.filter(|link| {
+        ["user:[", "net:[", "ipc:[", "uts:[", "mnt:["].iter().any(|kind| link.starts_with(kind))
+    })
 }
 
 impl Drop for Rig {

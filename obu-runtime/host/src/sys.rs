@@ -59,19 +59,31 @@ pub(crate) fn clone3(namespaces: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Res
     }
 }
 
-/// Copies this process within its namespaces; `None` in the child. By the old call, which filters can see
-/// through: clone3 is not to be had inside a sandbox.
+/// Stack of what runs between [`spawn`] and exec.
+const SPAWN_STACK_LEN: usize = 128 << 10;
+
+/// Runs `child` in a new process that shares this one's memory until it calls exec or returns, and waits until
+/// then: nothing is copied only to be thrown away. By the old call, which filters can see through: clone3 is not
+/// to be had inside a sandbox.
 ///
 /// # Errors
 /// The kernel's.
-pub(crate) fn fork() -> io::Result<Option<i32>> {
-    // SAFETY: as in `clone3`: no shared memory, and its only caller is the single-threaded copy that clone3 made.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
-    match pid {
-        -1 => Err(io::Error::last_os_error()),
-        0 => Ok(None),
-        pid => Ok(i32::try_from(pid).ok()),
+pub(crate) fn spawn(child: &mut dyn FnMut()) -> io::Result<i32> {
+    extern "C" fn run(child: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the pointer that `spawn` passed, to a closure that lives in its frame while it waits.
+        let child = unsafe { &mut *child.cast::<&mut dyn FnMut()>() };
+        child();
+        127
     }
+    let mut child = child;
+    let mut stack = vec![0u128; SPAWN_STACK_LEN / size_of::<u128>()];
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the new process has a stack of its own that outlives it, because CLONE_VFORK suspends this (its only)
+    // thread until the memory is no longer shared; descriptors and signal handlers are copies. A panic ends it at
+    // `extern "C"`.
+    let pid =
+        unsafe { libc::clone(run, stack.as_mut_ptr_range().end.cast(), flags, (&raw mut child).cast()) };
+    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid) }
 }
 
 /// Ends this process at once: no destructors, no buffers.

@@ -60,7 +60,7 @@ pub struct App {
 
 #[derive(Debug)]
 enum Phase {
-    Starting { status: OwnedFd, _go: OwnedFd, said: Vec<u8>, asked: Instant },
+    Starting { status: OwnedFd, _cord: OwnedFd, said: Vec<u8>, asked: Instant },
     Running,
     Ending { exit: Exit, failed: Option<policies::host::HostRefusal> },
 }

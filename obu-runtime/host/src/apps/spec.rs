@@ -1,7 +1,6 @@
 //! From a checked start command to a sandbox: what the app sees, who it is, what it may use.
 
 use std::ffi::CString;
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -22,16 +21,13 @@ const BASE_ENTRIES_MAX: usize = 64;
 /// Names at the root that are ours, whatever a base layer has there.
 const OURS: [&str; 6] = ["app", "dev", "proc", "sys", "tmp", "run"];
 
-/// What the sandbox is made of besides the command.
-pub(super) struct Parts {
-    pub(super) number: u32,
-    pub(super) origin: Origin,
-    pub(super) log: OwnedFd,
-    pub(super) exit: File,
-}
-
 /// Builds the sandbox's description.
-pub(super) fn of(ground: &Ground, start: &StartApp, parts: Parts) -> Result<Spec, HostRefusal> {
+pub(super) fn of(
+    ground: &Ground,
+    start: &StartApp,
+    number: u32,
+    origin: Origin,
+) -> Result<Spec, HostRefusal> {
     let refuse_file = |error: FileError| refusal(format!("start {}", start.app), &error);
     let has_tree = ground.tree().is_some();
     let mut rlimits = vec![(Resource::Nofile, u64::from(start.resources.nofile)), (Resource::Core, 0)];
@@ -39,7 +35,7 @@ pub(super) fn of(ground: &Ground, start: &StartApp, parts: Parts) -> Result<Spec
         rlimits.extend(weak::rlimits(&start.resources));
     }
     let own = own_view(ground, start)?.into_iter().collect::<Result<Vec<_>, _>>().map_err(refuse_file)?;
-    let view = match parts.origin {
+    let view = match origin {
         Origin::New(_) => common_view().into_iter().chain(own).collect(),
         Origin::Prepared(_) => own,
     };
@@ -47,15 +43,13 @@ pub(super) fn of(ground: &Ground, start: &StartApp, parts: Parts) -> Result<Spec
         name: start.app.app.to_string(),
         command: words(&start.command)?,
         environment: words(&environment(start))?,
-        identity: ground.identity(parts.number),
+        identity: ground.identity(number),
         view,
-        origin: parts.origin,
+        origin,
         rlimits,
         eagerness: if has_tree { Eagerness::default() } else { weak::eagerness(start.class) },
         filter: ground.app_filter.clone(),
-        output: parts.log,
         channel: None,
-        exit_file: parts.exit,
         dies_with_host: false,
         umask: 0o022,
     })

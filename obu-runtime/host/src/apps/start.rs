@@ -14,7 +14,7 @@ use crate::ground::{APP_UIDS, Ground};
 use crate::outbox::Outbox;
 use crate::procfs::ProcessName;
 use crate::sandbox::readback::line;
-use crate::sandbox::{Join, Network, Origin, Outcome, Spawned, begin, outcome};
+use crate::sandbox::{Equipment, Network, Origin, Outcome, Spawned, Spec, begin, outcome};
 
 /// Most bytes a status pipe may say: one refusal as JSON.
 const STATUS_LEN_MAX: usize = 16 << 10;
@@ -55,24 +55,21 @@ impl Apps {
 
     fn try_start(&mut self, start: &StartApp, asked: Instant, ground: &Ground) -> Result<(), HostRefusal> {
         self.admit(start, ground)?;
-        let what = format!("start {}", start.app);
-        let folder = Folder::of(&ground.run("apps"), &start.app);
-        let (log_write, log, exit) = folder.make().map_err(|error| refusal(&what, &error))?;
         let (number, origin) = match self.pool.take() {
             Some(prepared) => (prepared.number(), Origin::Prepared(prepared)),
             None => (self.free_number(ground)?, Origin::New(Network::Empty)),
         };
-        let parts = spec::Parts { number, origin, log: log_write, exit };
-        let begun =
-            spec::of(ground, start, parts).and_then(|spec| launch(ground, start, &spec, &folder, number));
-        let (spawned, limits) = match begun {
+        let folder = Folder::of(&ground.run("apps"), &start.app);
+        let begun = spec::of(ground, start, number, origin)
+            .and_then(|spec| launch(ground, start, &spec, &folder, number));
+        let Begun { spawned, log, limits } = match begun {
             Ok(begun) => begun,
             Err(refusal) => {
                 discard(ground, start, &folder);
                 return Err(refusal);
             }
         };
-        let Spawned { pid, pidfd, status, go } = spawned;
+        let Spawned { pid, pidfd, status, cord } = spawned;
         let init = ProcessName::of(pid).unwrap_or(ProcessName { pid, started: 0 });
         let app = App {
             instance: start.instance,
@@ -82,7 +79,7 @@ impl Apps {
             pidfd,
             folder,
             log,
-            phase: Phase::Starting { status, _go: go, said: Vec::new(), asked },
+            phase: Phase::Starting { status, _cord: cord, said: Vec::new(), asked },
             kill_at: None,
             freezing: None,
             limits,
@@ -133,31 +130,40 @@ impl Apps {
     }
 }
 
-type Begun = (Spawned, Vec<Enforced>);
+/// A start that is on its way.
+struct Begun {
+    spawned: Spawned,
+    log: OwnedFd,
+    limits: Vec<Enforced>,
+}
 
+/// Begins the sandbox as soon as it can be born, and makes everything else while it is built.
 fn launch(
     ground: &Ground,
     start: &StartApp,
-    spec: &crate::sandbox::Spec,
+    spec: &Spec,
     folder: &Folder,
     number: u32,
 ) -> Result<Begun, HostRefusal> {
     let what = format!("start {}", start.app);
+    let failed = |error| refusal(&what, &error);
     let place = Place::App(start.class, start.app.clone());
-    let (join, mut limits) = match ground.tree() {
+    let born_in = ground.tree().map(|tree| tree.birthplace(&place)).transpose().map_err(failed)?.flatten();
+    let begun = begin(spec, born_in.as_ref()).map_err(|error| refusal(&what, &error))?;
+    let (mut limits, tasks) = match ground.tree() {
         Some(tree) => {
-            let failed = |error| refusal(&what, &error);
             tree.create(&place).map_err(failed)?;
-            let limits = complete(ground, start, tree.limit(&place, &start.resources).map_err(failed)?)?;
-            (tree.join(&place).map_err(failed)?, limits)
+            let limits = tree.limit(&place, &start.resources).map_err(failed)?;
+            (complete(ground, start, limits)?, tree.tasks(&place).map_err(failed)?)
         }
-        None => (Join::default(), Vec::new()),
+        None => (Vec::new(), Vec::new()),
     };
     limits.push(line("sandbox", "namespaces and mounts", spec.origin.describe(), false));
-    let begun = begin(spec, &join).map_err(|error| refusal(&what, &error))?;
-    folder.write(&record_of(start, number, begun.pid)).map_err(|error| refusal(&what, &error))?;
-    let spawned = begun.go().map_err(|error| refusal(&what, &error))?;
-    Ok((spawned, limits))
+    let (output, log, exit_file) = folder.make().map_err(failed)?;
+    let record = |pid| folder.write(&record_of(start, number, pid));
+    let spawned =
+        begun.go(&Equipment { output, exit_file, tasks }, record).map_err(|error| refusal(&what, &error))?;
+    Ok(Begun { spawned, log, limits })
 }
 
 /// Names every limit that the kernel's cgroups lack here; by policy that is a refusal.

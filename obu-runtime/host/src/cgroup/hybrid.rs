@@ -2,6 +2,7 @@
 //! has no controllers. What old boards and some build machines have.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use policies::host::{Enforced, Usage};
@@ -10,7 +11,6 @@ use policies::task::Class;
 
 use super::{Place, Tree, v1::V1, v2::V2};
 use crate::fault::FileError;
-use crate::sandbox::Join;
 
 /// A tree in both.
 #[derive(Clone, Debug)]
@@ -36,8 +36,12 @@ impl Tree for Hybrid {
         self.v1.limit(place, resources)
     }
 
-    fn join(&self, place: &Place) -> Result<Join, FileError> {
-        Ok(Join { into: self.v2.join(place)?.into, tasks: self.v1.join(place)?.tasks })
+    fn birthplace(&self, place: &Place) -> Result<Option<OwnedFd>, FileError> {
+        self.v2.birthplace(place)
+    }
+
+    fn tasks(&self, place: &Place) -> Result<Vec<File>, FileError> {
+        self.v1.tasks(place)
     }
 
     fn set_frozen(&self, place: &Place, frozen: bool) -> Result<(), FileError> {

@@ -16,6 +16,7 @@ pub mod v2;
 
 use std::fmt;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use policies::host::{AppRef, Enforced, Face, Usage};
@@ -24,7 +25,6 @@ use policies::manifest::Resources;
 use policies::task::Class;
 
 use crate::fault::FileError;
-use crate::sandbox::Join;
 
 /// One group of the tree.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,11 +119,17 @@ pub trait Tree: fmt::Debug {
     /// # Errors
     /// As [`Self::create`].
     fn limit(&self, place: &Place, resources: &Resources) -> Result<Vec<Enforced>, FileError>;
-    /// How a new process gets in.
+    /// Makes as much of a group as must be there when its first process is born, and opens what it is born in; the
+    /// rest is for [`Self::create`]. `None` where a process joins later, by [`Self::tasks`].
     ///
     /// # Errors
     /// As [`Self::create`].
-    fn join(&self, place: &Place) -> Result<Join, FileError>;
+    fn birthplace(&self, place: &Place) -> Result<Option<OwnedFd>, FileError>;
+    /// The files of a group into which a new process writes `0` to join it.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    fn tasks(&self, place: &Place) -> Result<Vec<File>, FileError>;
     /// Asks the kernel to freeze or thaw. Whether it happened is [`Self::is_frozen`].
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Control groups version 1: one hierarchy per controller, one folder of ours in each.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use policies::host::{Enforced, Usage};
@@ -9,7 +10,6 @@ use policies::task::Class;
 
 use super::{FACES, FACES_WEIGHT, PERIOD_US, Place, Tree, file, quota_us, squeezed, weight};
 use crate::fault::FileError;
-use crate::sandbox::Join;
 use crate::sandbox::readback::line;
 
 /// Our folder in each hierarchy; `None` where the kernel lacks the controller.
@@ -124,13 +124,12 @@ impl Tree for V1 {
         Ok(lines)
     }
 
-    fn join(&self, place: &Place) -> Result<Join, FileError> {
-        let tasks = self
-            .roots()
-            .into_iter()
-            .map(|root| file::open(&root.join(place.to_string()).join("tasks")))
-            .collect::<Result<_, _>>()?;
-        Ok(Join { into: None, tasks })
+    fn birthplace(&self, _: &Place) -> Result<Option<OwnedFd>, FileError> {
+        Ok(None)
+    }
+
+    fn tasks(&self, place: &Place) -> Result<Vec<File>, FileError> {
+        self.roots().into_iter().map(|root| file::open(&root.join(place.to_string()).join("tasks"))).collect()
     }
 
     fn set_frozen(&self, place: &Place, frozen: bool) -> Result<(), FileError> {

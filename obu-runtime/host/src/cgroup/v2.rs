@@ -1,6 +1,7 @@
 //! Control groups version 2: one tree, in which the processes are born.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use policies::host::{Enforced, Usage};
@@ -10,7 +11,6 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{FACES, FACES_WEIGHT, PERIOD_US, Place, Tree, file, quota_us, squeezed, weight};
 use crate::fault::FileError;
-use crate::sandbox::Join;
 use crate::sandbox::readback::line;
 
 /// Controllers we use.
@@ -109,11 +109,15 @@ impl Tree for V2 {
         Ok(lines)
     }
 
-    fn join(&self, place: &Place) -> Result<Join, FileError> {
+    fn birthplace(&self, place: &Place) -> Result<Option<OwnedFd>, FileError> {
+        self.create(place)?;
         let group = self.at(place);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let into = rustix::fs::open(&group, flags, Mode::empty()).map_err(FileError::at("open", &group))?;
-        Ok(Join { into: Some(into), tasks: Vec::new() })
+        rustix::fs::open(&group, flags, Mode::empty()).map(Some).map_err(FileError::at("open", &group))
+    }
+
+    fn tasks(&self, _: &Place) -> Result<Vec<File>, FileError> {
+        Ok(Vec::new())
     }
 
     fn set_frozen(&self, place: &Place, frozen: bool) -> Result<(), FileError> {

@@ -21,7 +21,7 @@ use crate::devices;
 use crate::fault::{refusal, refuse};
 use crate::ground::{Ground, TENANTS_MAX};
 use crate::outbox::Outbox;
-use crate::sandbox::{Join, Outcome, SandboxError, Spawned, begin, outcome};
+use crate::sandbox::{Outcome, SandboxError, Spawned, begin, outcome};
 
 /// First wait before a dead face is started again; doubled each time.
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
@@ -314,19 +314,20 @@ fn launch(face: &Face, tenant_slot: u32, now: Instant, ground: &Ground) -> Resul
         channel.attach(attachment, descriptor);
     }
     let spawned = run(face, tenant_slot, theirs, ground).map_err(|error| refusal(&what, &error))?;
-    let Spawned { pidfd, status, go, .. } = spawned;
-    Ok(Process { channel, pidfd, start: Some((status, go, Vec::new())), born: now, ending: false })
+    let Spawned { pidfd, status, cord, .. } = spawned;
+    Ok(Process { channel, pidfd, start: Some((status, cord, Vec::new())), born: now, ending: false })
 }
 
 fn run(face: &Face, tenant_slot: u32, channel: OwnedFd, ground: &Ground) -> Result<Spawned, SandboxError> {
     let spec = spec::of(ground, face, tenant_slot, channel)?;
-    let join = match ground.tree() {
+    let (born_in, tasks) = match ground.tree() {
         Some(tree) => {
             let place = Place::Face(face.clone());
             tree.create(&place)?;
-            tree.join(&place)?
+            (tree.birthplace(&place)?, tree.tasks(&place)?)
         }
-        None => Join::default(),
+        None => (None, Vec::new()),
     };
-    begin(&spec, &join)?.go()
+    let equipment = spec::equipment(ground, face, tasks)?;
+    begin(&spec, born_in.as_ref())?.go(&equipment, |_| Ok(()))
 }

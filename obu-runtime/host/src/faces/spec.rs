@@ -12,7 +12,7 @@ use crate::apps::record::parse_exit;
 use crate::fault::FileError;
 use crate::ground::{Ground, make_dir};
 use crate::sandbox::view::{Item, Source};
-use crate::sandbox::{Eagerness, Network, Origin, Spec};
+use crate::sandbox::{Eagerness, Equipment, Network, Origin, Spec};
 
 /// Where every face finds its own program.
 const VERGE: &str = "verge";
@@ -29,7 +29,6 @@ const NETWORK_FILES: [&str; 3] = ["/etc/hosts", "/etc/resolv.conf", "/etc/nsswit
 /// Builds the sandbox's description. `channel` becomes descriptor 3.
 pub(super) fn of(ground: &Ground, face: &Face, slot: u32, channel: OwnedFd) -> Result<Spec, FileError> {
     let number = Ground::face_number(face, slot);
-    let exit = exit_path(ground, face);
     Ok(Spec {
         name: face.to_string(),
         command: vec![
@@ -44,13 +43,18 @@ pub(super) fn of(ground: &Ground, face: &Face, slot: u32, channel: OwnedFd) -> R
         rlimits: vec![(Resource::Nofile, FILES_MAX), (Resource::Core, 0)],
         eagerness: Eagerness::default(),
         filter: ground.face_filter.clone(),
-        output: std::io::stderr().as_fd().try_clone_to_owned().map_err(FileError::at("copy", "stderr"))?,
         channel: Some(channel),
-        exit_file: File::create(&exit).map_err(FileError::at("create", &exit))?,
         dies_with_host: true,
         // A border's sockets are for apps, whose uids differ from its own.
         umask: if matches!(face, Face::Border(_)) { 0 } else { 0o077 },
     })
+}
+
+/// Where its output and its end go, and what it joins.
+pub(super) fn equipment(ground: &Ground, face: &Face, tasks: Vec<File>) -> Result<Equipment, FileError> {
+    let exit = exit_path(ground, face);
+    let output = std::io::stderr().as_fd().try_clone_to_owned().map_err(FileError::at("copy", "stderr"))?;
+    Ok(Equipment { output, exit_file: File::create(&exit).map_err(FileError::at("create", &exit))?, tasks })
 }
 
 fn has_network(face: &Face) -> bool {

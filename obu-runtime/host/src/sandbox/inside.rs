@@ -11,14 +11,15 @@ use policies::host::HostRefusal;
 use rustix::process::{DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::CapabilitySet;
 
-use super::{Identity, Join, Origin, SandboxError, Spec, fence, init, prepared, view};
+use super::prepared::Prepared;
+use super::{Equipment, Identity, Origin, SandboxError, Spec, cord, fence, init, prepared, view};
 use crate::fault::{refusal, refuse};
 use crate::sys;
 
 /// Runs in the child, for ever.
-pub(super) fn run(spec: &Spec, join: &Join, go: &OwnedFd, status: OwnedFd) -> ! {
-    let Err(reason) = prepare(spec, join, go, &status).and_then(|()| split(spec, &status));
-    report(&status, &reason);
+pub(super) fn run(spec: &Spec, cord: &OwnedFd, status: &OwnedFd) -> ! {
+    let Err(reason) = prepare(spec, cord, status).and_then(|equipment| split(spec, &equipment, status));
+    report(status, &reason);
     sys::exit(127)
 }
 
@@ -36,14 +37,14 @@ fn step<E: std::fmt::Display>(
 }
 
 /// Makes a sandbox ahead, in a process that ends with it. See [`super::prepared`].
-pub(super) fn make(items: &[view::Item], identity: Identity, go: &OwnedFd, status: &OwnedFd) -> ! {
-    let made = sys::close_all_but(&[go.as_raw_fd(), status.as_raw_fd()])
-        .and_then(|()| wait_for_go(go))
+pub(super) fn make(items: &[view::Item], identity: Identity, cord: &OwnedFd, status: &OwnedFd) -> ! {
+    let made = sys::close_all_but(&[cord.as_raw_fd(), status.as_raw_fd()])
+        .and_then(|()| cord::wait_for_go(cord))
         .and_then(|()| become_root_inside(identity))
         .map_err(SandboxError::Clone)
         .and_then(|()| prepared::build(items));
     match made {
-        Ok(()) => prepared::offer(status, go),
+        Ok(()) => prepared::offer(status, cord),
         Err(error) => {
             let _ = rustix::io::write(status, error.to_string().as_bytes());
         }
@@ -51,48 +52,53 @@ pub(super) fn make(items: &[view::Item], identity: Identity, go: &OwnedFd, statu
     sys::exit(0)
 }
 
-fn prepare(spec: &Spec, join: &Join, go: &OwnedFd, status: &OwnedFd) -> Result<(), HostRefusal> {
+fn prepare(spec: &Spec, cord: &OwnedFd, status: &OwnedFd) -> Result<Equipment, HostRefusal> {
     sys::block_signals(&init::SIGNALS);
-    close_foreign(spec, join, go, status).map_err(step("close inherited descriptors", None))?;
-    match &spec.origin {
-        // Its uid is not known to the kernel before host says so.
-        Origin::New(_) => {
-            wait_for_go(go).map_err(step("wait for host", None))?;
-            join_groups(join)?;
-            settle(spec)?;
-            if spec.dies_with_host {
-                die_with_host(go).map_err(step("tie its life to host's", None))?;
-            }
-            view::enter(&spec.view)
-        }
-        Origin::Prepared(prepared) => {
-            join_groups(join)?;
-            // As root of the machine: the pid namespace is owned by its user namespace, not by the app's.
-            let proc = view::new_proc().map_err(|error| refusal("mount the sandbox's /proc", &error))?;
-            prepared.enter().map_err(step("enter the namespaces made ahead", None))?;
-            settle(spec)?;
-            view::complete(&spec.view, &proc)
-        }
-    }
-    .map_err(|error| refusal("build the sandbox's file system", &error))?;
+    close_foreign(spec, cord, status).map_err(step("close inherited descriptors", None))?;
+    let equipment = match &spec.origin {
+        Origin::New(_) => build_new(spec, cord)?,
+        Origin::Prepared(prepared) => complete(spec, prepared, cord)?,
+    };
     fence::give_up_rights(CapabilitySet::empty()).map_err(step("drop all capabilities", None))?;
     fence::restrict_files(&[Path::new("/")], &spec.writable_places());
     sys::install_filter(&spec.filter)
         .map_err(step("install the seccomp filter", Some("use a kernel with CONFIG_SECCOMP_FILTER")))?;
-    if matches!(spec.origin, Origin::Prepared(_)) {
-        wait_for_go(go).map_err(step("wait for host", None))?;
-    }
-    Ok(())
+    cord::wait_for_go(cord).map_err(step("wait for host", None))?;
+    Ok(equipment)
 }
 
-fn join_groups(join: &Join) -> Result<(), HostRefusal> {
-    for mut tasks in &join.tasks {
+/// Everything in namespaces of its own that are still empty.
+fn build_new(spec: &Spec, cord: &OwnedFd) -> Result<Equipment, HostRefusal> {
+    // Its uid is mapped by the time that this comes.
+    let equipment = join_groups(cord)?;
+    settle(spec)?;
+    if spec.dies_with_host {
+        die_with_host(cord).map_err(step("tie its life to host's", None))?;
+    }
+    view::enter(&spec.view).map_err(|error| refusal("build the sandbox's file system", &error))?;
+    Ok(equipment)
+}
+
+/// What is left to do where namespaces and root were made ahead. Host makes the cgroups meanwhile.
+fn complete(spec: &Spec, prepared: &Prepared, cord: &OwnedFd) -> Result<Equipment, HostRefusal> {
+    // As root of the machine: the pid namespace is owned by its user namespace, not by the app's.
+    let proc = view::new_proc().map_err(|error| refusal("mount the sandbox's /proc", &error))?;
+    prepared.enter().map_err(step("enter the namespaces made ahead", None))?;
+    settle(spec)?;
+    view::complete(&spec.view, &proc).map_err(|error| refusal("build the sandbox's file system", &error))?;
+    join_groups(cord)
+}
+
+fn join_groups(cord: &OwnedFd) -> Result<Equipment, HostRefusal> {
+    let equipment = cord::wait_for_equipment(cord).map_err(step("wait for host", None))?;
+    for mut tasks in &equipment.tasks {
         tasks
             .write_all(b"0")
             .map_err(step("join a cgroup", Some("see verge doctor for what cgroups allow here")))?;
     }
     // After joining: a namespace made earlier would show the host's path of the group.
-    sys::unshare(rustix::thread::UnshareFlags::NEWCGROUP).map_err(step("make a cgroup namespace", None))
+    sys::unshare(rustix::thread::UnshareFlags::NEWCGROUP).map_err(step("make a cgroup namespace", None))?;
+    Ok(equipment)
 }
 
 fn settle(spec: &Spec) -> Result<(), HostRefusal> {
@@ -100,27 +106,14 @@ fn settle(spec: &Spec) -> Result<(), HostRefusal> {
     rustix::system::sethostname(spec.name.as_bytes()).map_err(step("set the host name", None))
 }
 
-fn close_foreign(spec: &Spec, join: &Join, go: &OwnedFd, status: &OwnedFd) -> io::Result<()> {
-    let mut keep: Vec<RawFd> = vec![go.as_raw_fd(), status.as_raw_fd()];
-    keep.extend([spec.output.as_raw_fd(), spec.exit_file.as_raw_fd()]);
+fn close_foreign(spec: &Spec, cord: &OwnedFd, status: &OwnedFd) -> io::Result<()> {
+    let mut keep: Vec<RawFd> = vec![cord.as_raw_fd(), status.as_raw_fd()];
     keep.extend(spec.channel.iter().map(AsRawFd::as_raw_fd));
-    keep.extend(join.tasks.iter().map(AsRawFd::as_raw_fd));
     keep.extend(spec.view.iter().filter_map(view::Item::descriptor));
     if let Origin::Prepared(prepared) = &spec.origin {
         keep.extend(prepared.descriptors());
     }
     sys::close_all_but(&keep)
-}
-
-fn wait_for_go(go: &OwnedFd) -> io::Result<()> {
-    loop {
-        match rustix::io::read(go, &mut [0u8; 1]) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => return Ok(()),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 fn become_root_inside(identity: Identity) -> io::Result<()> {
@@ -135,10 +128,10 @@ fn become_root_inside(identity: Identity) -> io::Result<()> {
     Ok(())
 }
 
-fn die_with_host(go: &OwnedFd) -> io::Result<()> {
+fn die_with_host(cord: &OwnedFd) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // If host died just before, no signal will come; but then nobody holds the other end of the pipe.
-    let mut ends = [rustix::event::PollFd::new(go, rustix::event::PollFlags::IN)];
+    // If host died just before, no signal will come; but then nobody holds the other end of the cord.
+    let mut ends = [rustix::event::PollFd::new(cord, rustix::event::PollFlags::IN)];
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     rustix::event::poll(&mut ends, Some(&now))?;
     if ends[0].revents().contains(rustix::event::PollFlags::HUP) {
@@ -148,23 +141,20 @@ fn die_with_host(go: &OwnedFd) -> io::Result<()> {
 }
 
 /// Splits into init (this process) and the program.
-fn split(spec: &Spec, status: &OwnedFd) -> Result<Infallible, HostRefusal> {
-    match sys::fork().map_err(step("make the program's process", Some("raise resources.pids")))? {
-        None => Err(become_program(spec, status)),
-        Some(pid) => {
-            // Only the program holds the status pipe now, so that its exec ends it. What init keeps is the exit
-            // file, and the log, so that the pipe lives as long as the sandbox.
-            let keep = [spec.exit_file.as_raw_fd(), spec.output.as_raw_fd()];
-            if sys::close_all_but(&keep).is_err() {
-                sys::exit(1);
-            }
-            init::run(pid, &spec.exit_file)
-        }
+fn split(spec: &Spec, equipment: &Equipment, status: &OwnedFd) -> Result<Infallible, HostRefusal> {
+    let pid = sys::spawn(&mut || report(status, &become_program(spec, equipment, status)))
+        .map_err(step("make the program's process", Some("raise resources.pids")))?;
+    // The program's exec has closed its status pipe; this closes ours, which ends it. What init keeps is the exit
+    // file, and the log, so that the pipe lives as long as the sandbox.
+    let keep = [equipment.exit_file.as_raw_fd(), equipment.output.as_raw_fd()];
+    if sys::close_all_but(&keep).is_err() {
+        sys::exit(1);
     }
+    init::run(pid, &equipment.exit_file)
 }
 
-fn become_program(spec: &Spec, status: &OwnedFd) -> HostRefusal {
-    match arrange(spec) {
+fn become_program(spec: &Spec, equipment: &Equipment, status: &OwnedFd) -> HostRefusal {
+    match arrange(spec, equipment) {
         Ok(()) => {
             let Some(program) = spec.command.first() else {
                 return refuse("start the program", "the command is empty", None);
@@ -191,13 +181,13 @@ fn exec_refusal(program: &std::ffi::CStr, error: &io::Error) -> HostRefusal {
     refuse(format!("execute {}", program.to_string_lossy()), error.to_string(), Some(fix))
 }
 
-fn arrange(spec: &Spec) -> io::Result<()> {
+fn arrange(spec: &Spec, equipment: &Equipment) -> io::Result<()> {
     rustix::process::setsid()?;
     // Above the numbers that are placed below: opened at 0 it would be closed again with its owner.
     let null = rustix::io::fcntl_dupfd_cloexec(File::open("/dev/null")?, 4)?;
     sys::place_fd(null.as_fd(), 0)?;
-    sys::place_fd(spec.output.as_fd(), 1)?;
-    sys::place_fd(spec.output.as_fd(), 2)?;
+    sys::place_fd(equipment.output.as_fd(), 1)?;
+    sys::place_fd(equipment.output.as_fd(), 2)?;
     let first_closed = match &spec.channel {
         Some(channel) => {
             sys::place_fd(channel.as_fd(), 3)?;

@@ -3,10 +3,11 @@
 //!
 //! ```text
 //!   host                        init (pid 1, copy of host)               program
-//!   clone3(namespaces) ------->  waits
-//!   writes uid map, "go" ----->  joins cgroups, mounts, pivots,
-//!                                drops rights, installs the filter
-//!                                fork ------------------------------->   "x", exec
+//!   clone3(namespaces) ------->  mounts, pivots
+//!   makes cgroups
+//!   cgroups, log, ... -------->  joins, drops rights, installs the filter
+//!   writes the pid down
+//!   "go" --------------------->  vfork ------------------------------>   "x", exec
 //!   status pipe: "x" and end of file <---------------------------------  (closed by exec)
 //!   status pipe: reason      <------- whatever failed on the way -----
 //!   pidfd readable           <------- writes the exit file, ends  <----  ends
@@ -18,6 +19,7 @@
 //! The order matters: whatever fails is reported through the status pipe with what, why and fix, and then the
 //! init ends, which takes everything in its namespaces with it. Nothing half-made stays behind.
 
+mod cord;
 pub mod fence;
 mod init;
 mod inside;
@@ -107,25 +109,23 @@ pub struct Spec {
     pub eagerness: Eagerness,
     /// What it may ask of the kernel.
     pub filter: Rc<[libc::sock_filter]>,
-    /// Standard output and error.
-    pub output: OwnedFd,
     /// Descriptor 3.
     pub channel: Option<OwnedFd>,
-    /// Where init writes how the program ended.
-    pub exit_file: File,
     /// Whether the kernel kills it when host dies.
     pub dies_with_host: bool,
     /// File mode bits that its files do not get.
     pub umask: u32,
 }
 
-/// How a sandbox's processes get into their cgroups.
-#[derive(Debug, Default)]
-pub struct Join {
-    /// A version 2 group, joined by being born in it.
-    pub into: Option<OwnedFd>,
-    /// `tasks` files of version 1, joined by writing `0`: a single thread that moves itself does not wait for
-    /// an RCU grace period of about 15 ms.
+/// What a sandbox needs besides its [`Spec`], and only once its init is under way.
+#[derive(Debug)]
+pub struct Equipment {
+    /// Standard output and error.
+    pub output: OwnedFd,
+    /// Where init writes how the program ended.
+    pub exit_file: File,
+    /// `tasks` files of cgroups version 1, joined by writing `0`: a single thread that moves itself does not wait
+    /// for an RCU grace period of about 15 ms.
     pub tasks: Vec<File>,
 }
 
@@ -138,8 +138,8 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
     /// Read end of the status pipe; see [`outcome`].
     pub status: OwnedFd,
-    /// Kept until the start is over: its end tells a child that host is gone.
-    pub go: OwnedFd,
+    /// Host's end of the cord, kept until the start is over: its end tells a child that host is gone.
+    pub cord: OwnedFd,
 }
 
 /// Why a sandbox could not be begun.
@@ -170,51 +170,55 @@ impl Explain for SandboxError {
     }
 }
 
-/// A sandbox whose init is being made, and whose program waits for [`Self::go`]. Dropped before that, it ends.
+/// A sandbox whose init is being made. Dropped before [`Self::go`], it ends.
 #[derive(Debug)]
 pub struct Begun {
     /// Process id of its init.
     pub pid: i32,
     /// `None` once it has been let go.
     spawned: Option<Spawned>,
-    identity: Identity,
-    is_mapped: bool,
 }
 
-/// Begins a sandbox. Its program does not run before [`Begun::go`], so that the pid can be written down first: if
-/// host dies between the two, the init sees the pipe end and ends itself.
+/// Begins a sandbox, in the group of cgroup version 2 that `born_in` stands for. Its init works on while the caller
+/// makes the equipment, and its program does not run before [`Begun::go`], so that the pid can be written down
+/// first: if host dies before, the init sees the cord end and ends itself.
 ///
 /// # Errors
-/// If the process cannot be made; nothing is left of it then.
-pub fn begin(spec: &Spec, join: &Join) -> Result<Begun, SandboxError> {
-    let (go_read, go) = pipe()?;
+/// If the process cannot be made or mapped; nothing is left of it then.
+pub fn begin(spec: &Spec, born_in: Option<&OwnedFd>) -> Result<Begun, SandboxError> {
+    let (cord, their_cord) = cord::pair()?;
     let (status, status_write) = pipe()?;
-    match clone(spec, join).map_err(SandboxError::Clone)? {
+    match clone(spec, born_in).map_err(SandboxError::Clone)? {
         Forked::Child => {
             // The parent's end must close when the parent dies, so no copy of it may stay here.
-            drop((go, status));
-            inside::run(spec, join, &go_read, status_write)
+            drop((cord, status));
+            inside::run(spec, &their_cord, &status_write)
         }
-        Forked::Parent { pid, pidfd } => Ok(Begun {
-            pid,
-            spawned: Some(Spawned { pid, pidfd, status, go }),
-            identity: spec.identity,
-            is_mapped: matches!(spec.origin, Origin::Prepared(_)),
-        }),
+        Forked::Parent { pid, pidfd } => {
+            let begun = Begun { pid, spawned: Some(Spawned { pid, pidfd, status, cord }) };
+            if matches!(spec.origin, Origin::New(_)) {
+                map_identity(pid, spec.identity)?;
+            }
+            Ok(begun)
+        }
     }
 }
 
 impl Begun {
-    /// Lets it run. Whether its program does, the status pipe will say: see [`outcome`].
+    /// Gives it what it still needs, and lets it run once the caller has done what `before_go` does. Whether its
+    /// program runs, the status pipe will say: see [`outcome`].
     ///
     /// # Errors
-    /// If it cannot be mapped or told; nothing is left of it then.
-    pub fn go(mut self) -> Result<Spawned, SandboxError> {
-        if !self.is_mapped {
-            map_identity(self.pid, self.identity)?;
-        }
+    /// If it cannot be told, or what `before_go` says; nothing is left of it then.
+    pub fn go(
+        mut self,
+        equipment: &Equipment,
+        before_go: impl FnOnce(i32) -> Result<(), FileError>,
+    ) -> Result<Spawned, SandboxError> {
         if let Some(spawned) = &self.spawned {
-            say_go(&spawned.go)?;
+            cord::equip(&spawned.cord, equipment)?;
+            before_go(self.pid)?;
+            cord::say_go(&spawned.cord)?;
         }
         self.spawned.take().ok_or(SandboxError::Clone(io::ErrorKind::NotFound.into()))
     }
@@ -232,7 +236,7 @@ impl Drop for Begun {
     }
 }
 
-fn clone(spec: &Spec, join: &Join) -> io::Result<Forked> {
+fn clone(spec: &Spec, born_in: Option<&OwnedFd>) -> io::Result<Forked> {
     let fresh = libc::CLONE_NEWUSER
         | libc::CLONE_NEWNS
         | libc::CLONE_NEWIPC
@@ -243,15 +247,11 @@ fn clone(spec: &Spec, join: &Join) -> io::Result<Forked> {
         Origin::New(Network::Empty) => fresh | libc::CLONE_NEWNET,
         Origin::Prepared(_) => libc::CLONE_NEWPID,
     };
-    sys::clone3(namespaces, join.into.as_ref().map(AsFd::as_fd))
+    sys::clone3(namespaces, born_in.map(AsFd::as_fd))
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), FileError> {
     pipe_with(PipeFlags::CLOEXEC).map_err(FileError::at("make", "a pipe"))
-}
-
-fn say_go(go: &OwnedFd) -> Result<(), FileError> {
-    rustix::io::write(go, b"g").map(drop).map_err(FileError::at("write to", "the start pipe"))
 }
 
 fn map_identity(pid: i32, identity: Identity) -> Result<(), FileError> {

@@ -6,7 +6,7 @@
 //!   clone3(user, mount, ipc, uts) -------->  waits
 //!   writes uid map, "go" ----------------->  makes the network namespace and the root
 //!   opens its namespaces  <-- "r" ---------  waits
-//!   closes its pipe ---------------------->  ends; the descriptors keep the namespaces
+//!   closes its cord ---------------------->  ends; the descriptors keep the namespaces
 //! ```
 //!
 //! Only descriptors wait, no process: if host dies they are closed, and the kernel takes the rest away. The pid
@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
-use super::{Identity, SandboxError, inside, map_identity, pipe, say_go, view};
+use super::{Identity, SandboxError, cord, inside, map_identity, pipe, view};
 use crate::fault::FileError;
 use crate::sys::{self, Forked};
 
@@ -77,7 +77,7 @@ struct Maker {
     /// Its word that it is done; `None` once that has come and only its end is waited for.
     status: Option<OwnedFd>,
     /// Its end ends the maker.
-    go: Option<OwnedFd>,
+    cord: Option<OwnedFd>,
 }
 
 /// Sandboxes that wait for their app, and the one that is being made.
@@ -137,7 +137,7 @@ impl Pool {
         };
         let made = maker.collect(&status);
         // Ends it; its end is waited for by the loop.
-        maker.go = None;
+        maker.cord = None;
         match made {
             Ok(prepared) => self.ready.push(prepared),
             Err(why) => self.give_up(&why),
@@ -147,18 +147,19 @@ impl Pool {
 
 impl Maker {
     fn begin(number: u32, identity: Identity, items: &[view::Item]) -> Result<Self, SandboxError> {
-        let (go_read, go) = pipe()?;
+        let (cord, their_cord) = cord::pair()?;
         let (status, status_write) = pipe()?;
         let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         match sys::clone3(namespaces, None).map_err(SandboxError::Clone)? {
             Forked::Child => {
                 // The parent's end must close when the parent dies, so no copy of it may stay here.
-                drop((go, status));
-                inside::make(items, identity, &go_read, &status_write)
+                drop((cord, status));
+                inside::make(items, identity, &their_cord, &status_write)
             }
             Forked::Parent { pid, pidfd } => {
-                let mut maker = Self { number, pid, pidfd, status: Some(status), go: Some(go) };
-                let told = map_identity(pid, identity).and_then(|()| maker.go.iter().try_for_each(say_go));
+                let mut maker = Self { number, pid, pidfd, status: Some(status), cord: Some(cord) };
+                let told =
+                    map_identity(pid, identity).and_then(|()| maker.cord.iter().try_for_each(cord::say_go));
                 match told {
                     Ok(()) => Ok(maker),
                     Err(error) => {
@@ -205,7 +206,7 @@ pub(super) fn build(items: &[view::Item]) -> Result<(), SandboxError> {
 }
 
 /// Says that all is made, and waits until host has taken it or is gone.
-pub(super) fn offer(status: &OwnedFd, go: &OwnedFd) {
+pub(super) fn offer(status: &OwnedFd, cord: &OwnedFd) {
     let _ = rustix::io::write(status, READY);
-    while let Err(rustix::io::Errno::INTR) = rustix::io::read(go, &mut [0u8; 1]) {}
+    cord::wait_for_end(cord);
 }

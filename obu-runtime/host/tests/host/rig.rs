@@ -360,6 +360,12 @@ impl Rig {
         pids.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).filter(is_holder).collect()
     }
 
+    /// What these processes are called.
+    pub(crate) fn describe(&self, processes: &[String]) -> Vec<String> {
+        let name = |pid: &String| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        processes.iter().map(name).collect()
+    }
+
     /// The pids of a running app of class comfort, its init among them, by its cgroup.
     pub(crate) fn pids_of(&self, name: &AppRef) -> Vec<i32> {
         let group = self.cgroups()[0].join(format!("comfort/{}/{}", name.tenant, name.app));

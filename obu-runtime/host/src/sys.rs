@@ -60,7 +60,7 @@ pub(crate) fn clone3(namespaces: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Res
 }
 
 /// Stack of what runs between [`spawn`] and exec.
-const SPAWN_STACK_LEN: usize = 128 << 10;
+const SPAWN_STACK_LEN: usize = 64 << 10;
 
 /// Runs `child` in a new process that shares this one's memory until it calls exec or returns, and waits until
 /// then: nothing is copied only to be thrown away. By the old call, which filters can see through: clone3 is not

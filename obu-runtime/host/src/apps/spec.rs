@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use policies::host::{HostRefusal, StartApp};
+use policies::manifest::Resources;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::Resource;
@@ -76,7 +77,8 @@ type Items = Vec<Result<Item, FileError>>;
 
 /// What every app sees, and what is made ahead therefore.
 pub(super) fn common_view() -> Vec<Item> {
-    let mut items = vec![Item::Dir("app".into()), Item::Dir("run".into()), Item::Devices];
+    let tmp = Item::Tmpfs { at: "tmp".into(), size: Resources::default().tmp.get() };
+    let mut items = vec![Item::Dir("app".into()), Item::Dir("run".into()), Item::Devices, tmp];
     for (at, to) in [
         ("dev/fd", "/proc/self/fd"),
         ("dev/stdin", "/proc/self/fd/0"),
@@ -99,7 +101,10 @@ fn own_view(ground: &Ground, start: &StartApp) -> Result<Items, HostRefusal> {
     let bundle = stored(ground, start, start.bundle, "bundle")?;
     items.push(Source::at(&bundle, ground.privileged).map(|source| Item::read_only(source, "app")));
     items.push(Ok(Item::Proc));
-    items.push(Ok(Item::Tmpfs { at: "tmp".into(), size: start.resources.tmp.get() }));
+    if start.resources.tmp != Resources::default().tmp {
+        // On top of the one that every app has.
+        items.push(Ok(Item::Tmpfs { at: "tmp".into(), size: start.resources.tmp.get() }));
+    }
     if start.island {
         items.push(island(ground, start).map(|source| Item::read_only(source, "run/verge")));
     }

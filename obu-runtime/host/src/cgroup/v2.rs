@@ -81,6 +81,9 @@ impl Tree for V2 {
 
     fn create(&self, place: &Place) -> Result<(), FileError> {
         let group = self.at(place);
+        if self.controllers.is_empty() {
+            return file::make_dirs(&group);
+        }
         let mut made = self.root.clone();
         file::make_dirs(&made)?;
         for part in group.strip_prefix(&self.root).unwrap_or(Path::new("")) {

@@ -142,10 +142,17 @@ fn die_with_host(cord: &OwnedFd) -> io::Result<()> {
 
 /// Splits into init (this process) and the program.
 fn split(spec: &Spec, equipment: &Equipment, status: &OwnedFd) -> Result<Infallible, HostRefusal> {
-    let pid = sys::spawn(&mut || report(status, &become_program(spec, equipment, status)))
+    let mut failure = None;
+    let pid = sys::spawn(&mut || failure = Some(become_program(spec, equipment)))
         .map_err(step("make the program's process", Some("raise resources.pids")))?;
-    // The program's exec has closed its status pipe; this closes ours, which ends it. What init keeps is the exit
-    // file, and the log, so that the pipe lives as long as the sandbox.
+    // Its memory was ours until exec, so what went wrong before stands here. Said only now: waking host any earlier
+    // takes the processor from the program.
+    if let Some(reason) = failure {
+        return Err(reason);
+    }
+    let _ = rustix::io::write(status, b"x");
+    // Ends the status pipe. What init keeps is the exit file, and the log, so that the pipe lives as long as the
+    // sandbox.
     let keep = [equipment.exit_file.as_raw_fd(), equipment.output.as_raw_fd()];
     if sys::close_all_but(&keep).is_err() {
         sys::exit(1);
@@ -153,13 +160,12 @@ fn split(spec: &Spec, equipment: &Equipment, status: &OwnedFd) -> Result<Infalli
     init::run(pid, &equipment.exit_file)
 }
 
-fn become_program(spec: &Spec, equipment: &Equipment, status: &OwnedFd) -> HostRefusal {
+fn become_program(spec: &Spec, equipment: &Equipment) -> HostRefusal {
     match arrange(spec, equipment) {
         Ok(()) => {
             let Some(program) = spec.command.first() else {
                 return refuse("start the program", "the command is empty", None);
             };
-            let _ = rustix::io::write(status, b"x");
             let error = sys::exec(program, &spec.command, &spec.environment);
             exec_refusal(program, &error)
         }

@@ -7,8 +7,8 @@
 //!   makes cgroups
 //!   cgroups, log, ... -------->  joins, drops rights, installs the filter
 //!   writes the pid down
-//!   "go" --------------------->  vfork ------------------------------>   "x", exec
-//!   status pipe: "x" and end of file <---------------------------------  (closed by exec)
+//!   "go" --------------------->  vfork ------------------------------->  exec
+//!   status pipe: "x", its end <-  is told by exec
 //!   status pipe: reason      <------- whatever failed on the way -----
 //!   pidfd readable           <------- writes the exit file, ends  <----  ends
 //! ```
@@ -310,8 +310,9 @@ impl Spec {
             view::Item::Proc => Some("/proc".into()),
             _ => None,
         });
-        // Every root that is made ahead has devices.
-        let prepared = matches!(self.origin, Origin::Prepared(_)).then(|| "/dev".into());
-        places.chain(prepared).collect()
+        // What every root that is made ahead has.
+        let prepared: &[&str] =
+            if matches!(self.origin, Origin::Prepared(_)) { &["/dev", "/tmp"] } else { &[] };
+        places.chain(prepared.iter().map(Into::into)).collect()
     }
 }

@@ -259,29 +259,42 @@ fn devices(root: BorrowedFd<'_>) -> Result<(), FileError> {
 fn attach_proc(root: BorrowedFd<'_>, mount: &OwnedFd) -> Result<(), FileError> {
     let at = Path::new("proc");
     make_dirs(root, at)?;
+    let hidden = hidden(root, mount)?;
     attach(root, mount, at)?;
-    let null = Path::new("dev/null");
-    for name in PROC_HIDDEN {
-        let at = at.join(name);
-        let Ok(stat) = rustix::fs::statat(root, &at, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-        if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
-            let empty = tmpfs(0, "0555").map_err(FileError::at("hide", &at))?;
-            attach(root, &empty, &at)?;
-        } else {
-            let hidden = clone_inside(root, null)?;
-            attach(root, &hidden, &at)?;
-        }
+    for (at, cover) in hidden {
+        attach(root, &cover, &at)?;
     }
     for name in PROC_READ_ONLY {
         let at = at.join(name);
-        if rustix::fs::statat(root, &at, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            let tree = clone_inside(root, &at)?;
-            sys::add_mount_attributes(tree.as_fd(), libc::MOUNT_ATTR_RDONLY)
-                .map_err(FileError::at("make read-only", &at))?;
-            attach(root, &tree, &at)?;
-        }
+        let tree = match clone_inside(root, &at) {
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => continue,
+            tree => tree?,
+        };
+        sys::add_mount_attributes(tree.as_fd(), libc::MOUNT_ATTR_RDONLY)
+            .map_err(FileError::at("make read-only", &at))?;
+        attach(root, &tree, &at)?;
     }
     Ok(())
+}
+
+/// What is hidden of this /proc, each with what covers it: the null device over a file; over a directory, the empty
+/// one that /proc is going to be mounted on.
+fn hidden(root: BorrowedFd<'_>, proc: &OwnedFd) -> Result<Vec<(PathBuf, OwnedFd)>, FileError> {
+    let mut hidden = Vec::with_capacity(PROC_HIDDEN.len());
+    for name in PROC_HIDDEN {
+        let Ok(stat) = rustix::fs::statat(proc, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let at = Path::new("proc").join(name);
+        let cover = if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+            let empty = clone_inside(root, Path::new("proc"))?;
+            sys::add_mount_attributes(empty.as_fd(), libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID)
+                .map_err(FileError::at("hide", &at))?;
+            empty
+        } else {
+            clone_inside(root, Path::new("dev/null"))?
+        };
+        hidden.push((at, cover));
+    }
+    Ok(hidden)
 }
 
 fn clone_inside(root: BorrowedFd<'_>, at: &Path) -> Result<OwnedFd, FileError> {

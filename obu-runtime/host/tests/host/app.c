@@ -11,6 +11,7 @@
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -87,6 +88,21 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "exit")) return argc > 2 ? atoi(argv[2]) : 0;
     if (!strcmp(what, "probe")) { probe(); return 0; }
     if (!strcmp(what, "probe-and-stay")) { probe(); for (;;) pause(); }
+    if (!strcmp(what, "hidden")) {
+        struct statvfs tmp;
+        printf("tmp %s\n", open("/tmp/x", O_CREAT | O_WRONLY, 0644) >= 0 ? "writable" : strerror(errno));
+        statvfs("/tmp", &tmp);
+        printf("tmp size %lu\n", (unsigned long)(tmp.f_blocks * tmp.f_frsize));
+        list("/proc/acpi");
+        try("write-proc-dir", open("/proc/acpi/x", O_CREAT | O_WRONLY, 0644));
+        for (int i = 2; i < argc; i++) {
+            char text[64];
+            int file = open(argv[i], O_RDONLY);
+            printf("hidden %s: %s\n", argv[i], file < 0 || read(file, text, sizeof text) <= 0 ? "nothing" : "CONTENT");
+        }
+        printf("done\n");
+        return 0;
+    }
     if (!strcmp(what, "term")) { signal(SIGTERM, on_term); printf("ready\n"); for (;;) pause(); }
     if (!strcmp(what, "deaf")) { signal(SIGTERM, SIG_IGN); printf("ready\n"); for (;;) pause(); }
     if (!strcmp(what, "spin")) { printf("ready\n"); for (;;) ; }

@@ -54,6 +54,31 @@ fn an_app_sees_nothing_but_its_own_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn secrets_of_the_machine_are_covered_and_tmp_has_the_size_asked_for() {
+    if needs_root() {
+        return;
+    }
+    let mut rig = Rig::start("");
+    let bundle = rig.import_app();
+    let files =
+        ["interrupts", "kallsyms", "keys", "key-users", "timer_list", "kmsg"].map(|n| format!("/proc/{n}"));
+    let arguments: Vec<&str> = std::iter::once("hidden").chain(files.iter().map(String::as_str)).collect();
+    for tmp in [Resources::default().tmp, Bytes::mebi(1)] {
+        let mut start = rig.start_app("looks", bundle, &arguments);
+        start.resources.tmp = tmp;
+        let (_, log, _) = rig.run(start);
+        let said = read_until(&log, "done\n");
+        assert!(
+            said.contains(&format!("tmp size {}\n", tmp.get())) && said.contains("tmp writable"),
+            "{said}"
+        );
+        assert!(!said.contains("CONTENT") && !said.contains("POSSIBLE"), "{said}");
+        assert!(said.contains("list /proc/acpi:\n"), "{said}");
+        assert_eq!(rig.exit(&app("looks")), Exit::Code(0));
+    }
+}
+
+#[test]
 fn exits_are_told_as_they_were() {
     if needs_root() {
         return;

@@ -14,7 +14,7 @@ use crate::ground::{APP_UIDS, Ground};
 use crate::outbox::Outbox;
 use crate::procfs::ProcessName;
 use crate::sandbox::readback::line;
-use crate::sandbox::{Equipment, Network, Origin, Outcome, Spawned, Spec, begin, outcome};
+use crate::sandbox::{Ends, Network, Origin, Outcome, Spawned, Spec, begin, outcome};
 
 /// Most bytes a status pipe may say: one refusal as JSON.
 const STATUS_LEN_MAX: usize = 16 << 10;
@@ -158,11 +158,12 @@ fn launch(
         }
         None => (Vec::new(), Vec::new()),
     };
+    begun.join(&tasks).map_err(|error| refusal(&what, &error))?;
     limits.push(line("sandbox", "namespaces and mounts", spec.origin.describe(), false));
     let (output, log, exit_file) = folder.make().map_err(failed)?;
-    let record = |pid| folder.write(&record_of(start, number, pid));
-    let spawned =
-        begun.go(&Equipment { output, exit_file, tasks }, record).map_err(|error| refusal(&what, &error))?;
+    // Before the program runs: the next host must find it.
+    folder.write(&record_of(start, number, begun.pid)).map_err(failed)?;
+    let spawned = begun.go(&Ends { output, exit_file }).map_err(|error| refusal(&what, &error))?;
     Ok(Begun { spawned, log, limits })
 }
 

@@ -2,9 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::fault::FileError;
+
+/// Longest value of a limit: two numbers.
+const VALUE_LEN_MAX: usize = 64;
 
 /// Writes `value` to an existing file in one call, as the kernel wants it.
 ///
@@ -12,6 +16,18 @@ use crate::fault::FileError;
 /// Names the file.
 pub fn write(path: &Path, value: impl AsRef<str>) -> Result<(), FileError> {
     open(path)?.write_all(value.as_ref().as_bytes()).map_err(FileError::at("write", path))
+}
+
+/// Writes `value` to an existing file and reads back what the kernel made of it.
+///
+/// # Errors
+/// Names the file.
+pub fn set(path: &Path, value: impl AsRef<str>) -> Result<String, FileError> {
+    let mut file = File::options().read(true).write(true).open(path).map_err(FileError::at("open", path))?;
+    file.write_all(value.as_ref().as_bytes()).map_err(FileError::at("write", path))?;
+    let mut text = [0u8; VALUE_LEN_MAX];
+    let len = file.read_at(&mut text, 0).map_err(FileError::at("read", path))?;
+    Ok(String::from_utf8_lossy(&text[..len]).trim_end().to_owned())
 }
 
 /// Opens for writing without creating: in a cgroup a file that is not there is a feature that is not there.

@@ -49,33 +49,37 @@ impl V1 {
 
     fn limit_cpu(group: &std::path::Path, resources: &Resources) -> Result<Enforced, FileError> {
         file::write(&group.join("cpu.cfs_period_us"), PERIOD_US.to_string())?;
-        let path = group.join("cpu.cfs_quota_us");
-        file::write(&path, quota_us(resources.cpu.get()).to_string())?;
-        let value = format!("{} of {PERIOD_US} us", file::read(&path)?);
-        Ok(line("cpu", "cgroup1 cpu.cfs_quota_us", value, false))
+        let quota = file::set(&group.join("cpu.cfs_quota_us"), quota_us(resources.cpu.get()).to_string())?;
+        Ok(line("cpu", "cgroup1 cpu.cfs_quota_us", format!("{quota} of {PERIOD_US} us"), false))
     }
 
     fn limit_memory(group: &std::path::Path, resources: &Resources) -> Result<Enforced, FileError> {
         let path = group.join("memory.limit_in_bytes");
         let bytes = resources.memory.get().to_string();
         let with_swap = group.join("memory.memsw.limit_in_bytes");
-        // Memory may never exceed memory plus swap, so the order depends on whether the limit grows or shrinks.
-        let grows = file::number(&path).is_some_and(|now| now < resources.memory.get());
-        if with_swap.exists() && grows {
-            file::write(&with_swap, &bytes)?;
-        }
-        file::write(&path, &bytes)?;
-        if with_swap.exists() && !grows {
-            file::write(&with_swap, &bytes)?;
-        }
-        Ok(line("memory", "cgroup1 memory.limit_in_bytes", file::read(&path)?, false))
+        let set_with_swap = || match file::write(&with_swap, &bytes) {
+            Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        };
+        // Memory may never exceed memory plus swap: where the limit grows beyond that, that one comes first.
+        let value = match file::set(&path, &bytes) {
+            Err(error) if error.source.raw_os_error() == Some(libc::EINVAL) => {
+                set_with_swap()?;
+                file::set(&path, &bytes)?
+            }
+            value => {
+                let value = value?;
+                set_with_swap()?;
+                value
+            }
+        };
+        Ok(line("memory", "cgroup1 memory.limit_in_bytes", value, false))
     }
 
     fn limit_pids(group: &std::path::Path, resources: &Resources) -> Result<Enforced, FileError> {
-        let path = group.join("pids.max");
         // One more than the manifest says: the sandbox's init is ours, not the app's.
-        file::write(&path, (resources.pids + 1).to_string())?;
-        Ok(line("pids", "cgroup1 pids.max", file::read(&path)?, false))
+        let value = file::set(&group.join("pids.max"), (resources.pids + 1).to_string())?;
+        Ok(line("pids", "cgroup1 pids.max", value, false))
     }
 
     /// Every process of the group, by whichever hierarchy is at hand.

@@ -45,27 +45,25 @@ impl V2 {
 
     fn limit_memory(group: &Path, resources: &Resources) -> Result<Enforced, FileError> {
         let bytes = resources.memory.get();
-        file::write(&group.join("memory.max"), bytes.to_string())?;
+        let value = file::set(&group.join("memory.max"), bytes.to_string())?;
         // Reclaim begins a little below the limit, so that page cache does not meet the OOM killer.
         file::write(&group.join("memory.high"), (bytes - bytes / 16).to_string())?;
         let swap = group.join("memory.swap.max");
         if swap.exists() {
             file::write(&swap, "0")?;
         }
-        Ok(line("memory", "cgroup2 memory.max", file::read(&group.join("memory.max"))?, false))
+        Ok(line("memory", "cgroup2 memory.max", value, false))
     }
 
     fn limit_cpu(group: &Path, resources: &Resources) -> Result<Enforced, FileError> {
-        let path = group.join("cpu.max");
-        file::write(&path, format!("{} {PERIOD_US}", quota_us(resources.cpu.get())))?;
-        Ok(line("cpu", "cgroup2 cpu.max", file::read(&path)?, false))
+        let value = format!("{} {PERIOD_US}", quota_us(resources.cpu.get()));
+        Ok(line("cpu", "cgroup2 cpu.max", file::set(&group.join("cpu.max"), value)?, false))
     }
 
     fn limit_pids(group: &Path, resources: &Resources) -> Result<Enforced, FileError> {
-        let path = group.join("pids.max");
         // One more than the manifest says: the sandbox's init is ours, not the app's.
-        file::write(&path, (resources.pids + 1).to_string())?;
-        Ok(line("pids", "cgroup2 pids.max", file::read(&path)?, false))
+        let value = file::set(&group.join("pids.max"), (resources.pids + 1).to_string())?;
+        Ok(line("pids", "cgroup2 pids.max", value, false))
     }
 }
 

@@ -328,6 +328,8 @@ fn run(face: &Face, tenant_slot: u32, channel: OwnedFd, ground: &Ground) -> Resu
         }
         None => (None, Vec::new()),
     };
-    let equipment = spec::equipment(ground, face, tasks)?;
-    begin(&spec, born_in.as_ref())?.go(&equipment, |_| Ok(()))
+    let ends = spec::ends(ground, face)?;
+    let begun = begin(&spec, born_in.as_ref())?;
+    begun.join(&tasks)?;
+    begun.go(&ends)
 }

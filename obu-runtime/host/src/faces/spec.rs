@@ -12,7 +12,7 @@ use crate::apps::record::parse_exit;
 use crate::fault::FileError;
 use crate::ground::{Ground, make_dir};
 use crate::sandbox::view::{Item, Source};
-use crate::sandbox::{Eagerness, Equipment, Network, Origin, Spec};
+use crate::sandbox::{Eagerness, Ends, Network, Origin, Spec};
 
 /// Where every face finds its own program.
 const VERGE: &str = "verge";
@@ -50,11 +50,11 @@ pub(super) fn of(ground: &Ground, face: &Face, slot: u32, channel: OwnedFd) -> R
     })
 }
 
-/// Where its output and its end go, and what it joins.
-pub(super) fn equipment(ground: &Ground, face: &Face, tasks: Vec<File>) -> Result<Equipment, FileError> {
+/// Where its output and its end go.
+pub(super) fn ends(ground: &Ground, face: &Face) -> Result<Ends, FileError> {
     let exit = exit_path(ground, face);
     let output = std::io::stderr().as_fd().try_clone_to_owned().map_err(FileError::at("copy", "stderr"))?;
-    Ok(Equipment { output, exit_file: File::create(&exit).map_err(FileError::at("create", &exit))?, tasks })
+    Ok(Ends { output, exit_file: File::create(&exit).map_err(FileError::at("create", &exit))? })
 }
 
 fn has_network(face: &Face) -> bool {

@@ -1,6 +1,7 @@
-//! The cord between host and a sandbox that is being made: what the sandbox still needs goes down as descriptors,
-//! then the word to go. Host's end closes when host dies, which ends whatever waits at the other.
+//! The cord between host and a sandbox that is being made. Down it go the groups to join and then, with the word to
+//! go, what the program's output and end are written to: all as descriptors. Host's end closes when host dies, which ends whatever waits at the other.
 
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,10 +12,10 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-use super::Equipment;
+use super::Ends;
 use crate::fault::FileError;
 
-/// Most descriptors in one message: log, exit file, and a `tasks` file per hierarchy of cgroup version 1.
+/// Most descriptors in one message: a `tasks` file per hierarchy of cgroup version 1.
 const DESCRIPTORS_MAX: usize = 16;
 
 /// The lowest number that the program's own descriptors are not placed at.
@@ -26,17 +27,16 @@ pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), FileError> {
         .map_err(FileError::at("make", "a socket pair"))
 }
 
-/// Sends everything down that a sandbox needs besides its description.
-pub(super) fn equip(cord: &OwnedFd, equipment: &Equipment) -> Result<(), FileError> {
-    let tasks = equipment.tasks.iter().map(AsFd::as_fd);
-    let all: Vec<BorrowedFd<'_>> =
-        [equipment.output.as_fd(), equipment.exit_file.as_fd()].into_iter().chain(tasks).collect();
-    send(cord, &all).map_err(FileError::at("send descriptors to", "a new sandbox"))
+/// Sends the `tasks` files of the groups that the sandbox is to join.
+pub(super) fn say_join(cord: &OwnedFd, tasks: &[File]) -> Result<(), FileError> {
+    let tasks: Vec<BorrowedFd<'_>> = tasks.iter().map(AsFd::as_fd).collect();
+    send(cord, &tasks).map_err(FileError::at("send groups to", "a new sandbox"))
 }
 
-/// Lets what waits at the other end go on.
-pub(super) fn say_go(cord: &OwnedFd) -> Result<(), FileError> {
-    send(cord, &[]).map_err(FileError::at("write to", "a new sandbox"))
+/// Lets the sandbox's program go, with these two ends.
+pub(super) fn say_go(cord: &OwnedFd, ends: &Ends) -> Result<(), FileError> {
+    send(cord, &[ends.output.as_fd(), ends.exit_file.as_fd()])
+        .map_err(FileError::at("send log and exit file to", "a new sandbox"))
 }
 
 fn send(cord: &OwnedFd, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
@@ -48,23 +48,19 @@ fn send(cord: &OwnedFd, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     sendmsg(cord, &[IoSlice::new(b".")], &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
-/// Waits for [`equip`].
-pub(super) fn wait_for_equipment(cord: &OwnedFd) -> io::Result<Equipment> {
+/// Waits for [`say_join`].
+pub(super) fn wait_for_groups(cord: &OwnedFd) -> io::Result<Vec<File>> {
+    Ok(receive(cord)?.into_iter().map(Into::into).collect())
+}
+
+/// Waits for [`say_go`].
+pub(super) fn wait_for_go(cord: &OwnedFd) -> io::Result<Ends> {
     let mut descriptors = receive(cord)?.into_iter();
     let (Some(output), Some(exit)) = (descriptors.next(), descriptors.next()) else {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let raised = |descriptor| rustix::io::fcntl_dupfd_cloexec(descriptor, FIRST_FREE);
-    Ok(Equipment {
-        output: raised(output)?,
-        exit_file: raised(exit)?.into(),
-        tasks: descriptors.map(Into::into).collect(),
-    })
-}
-
-/// Waits for [`say_go`].
-pub(super) fn wait_for_go(cord: &OwnedFd) -> io::Result<()> {
-    receive(cord).map(drop)
+    Ok(Ends { output: raised(output)?, exit_file: raised(exit)?.into() })
 }
 
 /// Waits until host closes its end.

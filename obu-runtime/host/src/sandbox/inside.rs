@@ -12,13 +12,13 @@ use rustix::process::{DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::CapabilitySet;
 
 use super::prepared::Prepared;
-use super::{Equipment, Identity, Origin, SandboxError, Spec, cord, fence, init, prepared, view};
+use super::{Ends, Identity, Origin, SandboxError, Spec, cord, fence, init, prepared, view};
 use crate::fault::{refusal, refuse};
 use crate::sys;
 
 /// Runs in the child, for ever.
 pub(super) fn run(spec: &Spec, cord: &OwnedFd, status: &OwnedFd) -> ! {
-    let Err(reason) = prepare(spec, cord, status).and_then(|equipment| split(spec, &equipment, status));
+    let Err(reason) = prepare(spec, cord, status).and_then(|ends| split(spec, &ends, status));
     report(status, &reason);
     sys::exit(127)
 }
@@ -39,7 +39,7 @@ fn step<E: std::fmt::Display>(
 /// Makes a sandbox ahead, in a process that ends with it. See [`super::prepared`].
 pub(super) fn make(items: &[view::Item], identity: Identity, cord: &OwnedFd, status: &OwnedFd) -> ! {
     let made = sys::close_all_but(&[cord.as_raw_fd(), status.as_raw_fd()])
-        .and_then(|()| cord::wait_for_go(cord))
+        .and_then(|()| cord::wait_for_groups(cord).map(drop))
         .and_then(|()| become_root_inside(identity))
         .map_err(SandboxError::Clone)
         .and_then(|()| prepared::build(items));
@@ -52,35 +52,33 @@ pub(super) fn make(items: &[view::Item], identity: Identity, cord: &OwnedFd, sta
     sys::exit(0)
 }
 
-fn prepare(spec: &Spec, cord: &OwnedFd, status: &OwnedFd) -> Result<Equipment, HostRefusal> {
+fn prepare(spec: &Spec, cord: &OwnedFd, status: &OwnedFd) -> Result<Ends, HostRefusal> {
     sys::block_signals(&init::SIGNALS);
     close_foreign(spec, cord, status).map_err(step("close inherited descriptors", None))?;
-    let equipment = match &spec.origin {
+    match &spec.origin {
         Origin::New(_) => build_new(spec, cord)?,
         Origin::Prepared(prepared) => complete(spec, prepared, cord)?,
-    };
+    }
     fence::give_up_rights(CapabilitySet::empty()).map_err(step("drop all capabilities", None))?;
     fence::restrict_files(&[Path::new("/")], &spec.writable_places());
     sys::install_filter(&spec.filter)
         .map_err(step("install the seccomp filter", Some("use a kernel with CONFIG_SECCOMP_FILTER")))?;
-    cord::wait_for_go(cord).map_err(step("wait for host", None))?;
-    Ok(equipment)
+    cord::wait_for_go(cord).map_err(step("wait for host", None))
 }
 
 /// Everything in namespaces of its own that are still empty.
-fn build_new(spec: &Spec, cord: &OwnedFd) -> Result<Equipment, HostRefusal> {
+fn build_new(spec: &Spec, cord: &OwnedFd) -> Result<(), HostRefusal> {
     // Its uid is mapped by the time that this comes.
-    let equipment = join_groups(cord)?;
+    join_groups(cord)?;
     settle(spec)?;
     if spec.dies_with_host {
         die_with_host(cord).map_err(step("tie its life to host's", None))?;
     }
-    view::enter(&spec.view).map_err(|error| refusal("build the sandbox's file system", &error))?;
-    Ok(equipment)
+    view::enter(&spec.view).map_err(|error| refusal("build the sandbox's file system", &error))
 }
 
 /// What is left to do where namespaces and root were made ahead. Host makes the cgroups meanwhile.
-fn complete(spec: &Spec, prepared: &Prepared, cord: &OwnedFd) -> Result<Equipment, HostRefusal> {
+fn complete(spec: &Spec, prepared: &Prepared, cord: &OwnedFd) -> Result<(), HostRefusal> {
     // As root of the machine: the pid namespace is owned by its user namespace, not by the app's.
     let proc = view::new_proc().map_err(|error| refusal("mount the sandbox's /proc", &error))?;
     prepared.enter().map_err(step("enter the namespaces made ahead", None))?;
@@ -89,16 +87,14 @@ fn complete(spec: &Spec, prepared: &Prepared, cord: &OwnedFd) -> Result<Equipmen
     join_groups(cord)
 }
 
-fn join_groups(cord: &OwnedFd) -> Result<Equipment, HostRefusal> {
-    let equipment = cord::wait_for_equipment(cord).map_err(step("wait for host", None))?;
-    for mut tasks in &equipment.tasks {
+fn join_groups(cord: &OwnedFd) -> Result<(), HostRefusal> {
+    for mut tasks in cord::wait_for_groups(cord).map_err(step("wait for host", None))? {
         tasks
             .write_all(b"0")
             .map_err(step("join a cgroup", Some("see verge doctor for what cgroups allow here")))?;
     }
     // After joining: a namespace made earlier would show the host's path of the group.
-    sys::unshare(rustix::thread::UnshareFlags::NEWCGROUP).map_err(step("make a cgroup namespace", None))?;
-    Ok(equipment)
+    sys::unshare(rustix::thread::UnshareFlags::NEWCGROUP).map_err(step("make a cgroup namespace", None))
 }
 
 fn settle(spec: &Spec) -> Result<(), HostRefusal> {
@@ -141,9 +137,9 @@ fn die_with_host(cord: &OwnedFd) -> io::Result<()> {
 }
 
 /// Splits into init (this process) and the program.
-fn split(spec: &Spec, equipment: &Equipment, status: &OwnedFd) -> Result<Infallible, HostRefusal> {
+fn split(spec: &Spec, ends: &Ends, status: &OwnedFd) -> Result<Infallible, HostRefusal> {
     let mut failure = None;
-    let pid = sys::spawn(&mut || failure = Some(become_program(spec, equipment)))
+    let pid = sys::spawn(&mut || failure = Some(become_program(spec, ends)))
         .map_err(step("make the program's process", Some("raise resources.pids")))?;
     // Its memory was ours until exec, so what went wrong before stands here. Said only now: waking host any earlier
     // takes the processor from the program.
@@ -153,15 +149,15 @@ fn split(spec: &Spec, equipment: &Equipment, status: &OwnedFd) -> Result<Infalli
     let _ = rustix::io::write(status, b"x");
     // Ends the status pipe. What init keeps is the exit file, and the log, so that the pipe lives as long as the
     // sandbox.
-    let keep = [equipment.exit_file.as_raw_fd(), equipment.output.as_raw_fd()];
+    let keep = [ends.exit_file.as_raw_fd(), ends.output.as_raw_fd()];
     if sys::close_all_but(&keep).is_err() {
         sys::exit(1);
     }
-    init::run(pid, &equipment.exit_file)
+    init::run(pid, &ends.exit_file)
 }
 
-fn become_program(spec: &Spec, equipment: &Equipment) -> HostRefusal {
-    match arrange(spec, equipment) {
+fn become_program(spec: &Spec, ends: &Ends) -> HostRefusal {
+    match arrange(spec, ends) {
         Ok(()) => {
             let Some(program) = spec.command.first() else {
                 return refuse("start the program", "the command is empty", None);
@@ -187,13 +183,13 @@ fn exec_refusal(program: &std::ffi::CStr, error: &io::Error) -> HostRefusal {
     refuse(format!("execute {}", program.to_string_lossy()), error.to_string(), Some(fix))
 }
 
-fn arrange(spec: &Spec, equipment: &Equipment) -> io::Result<()> {
+fn arrange(spec: &Spec, ends: &Ends) -> io::Result<()> {
     rustix::process::setsid()?;
     // Above the numbers that are placed below: opened at 0 it would be closed again with its owner.
     let null = rustix::io::fcntl_dupfd_cloexec(File::open("/dev/null")?, 4)?;
     sys::place_fd(null.as_fd(), 0)?;
-    sys::place_fd(equipment.output.as_fd(), 1)?;
-    sys::place_fd(equipment.output.as_fd(), 2)?;
+    sys::place_fd(ends.output.as_fd(), 1)?;
+    sys::place_fd(ends.output.as_fd(), 2)?;
     let first_closed = match &spec.channel {
         Some(channel) => {
             sys::place_fd(channel.as_fd(), 3)?;

@@ -5,9 +5,9 @@
 //!   host                        init (pid 1, copy of host)               program
 //!   clone3(namespaces) ------->  mounts, pivots
 //!   makes cgroups
-//!   cgroups, log, ... -------->  joins, drops rights, installs the filter
+//!   their tasks files -------->  joins, drops rights, installs the filter
 //!   writes the pid down
-//!   "go" --------------------->  vfork ------------------------------->  exec
+//!   log, exit file: go ------->  vfork ------------------------------->  exec
 //!   status pipe: "x", its end <-  is told by exec
 //!   status pipe: reason      <------- whatever failed on the way -----
 //!   pidfd readable           <------- writes the exit file, ends  <----  ends
@@ -117,16 +117,13 @@ pub struct Spec {
     pub umask: u32,
 }
 
-/// What a sandbox needs besides its [`Spec`], and only once its init is under way.
+/// What a sandbox leaves behind.
 #[derive(Debug)]
-pub struct Equipment {
+pub struct Ends {
     /// Standard output and error.
     pub output: OwnedFd,
     /// Where init writes how the program ended.
     pub exit_file: File,
-    /// `tasks` files of cgroups version 1, joined by writing `0`: a single thread that moves itself does not wait
-    /// for an RCU grace period of about 15 ms.
-    pub tasks: Vec<File>,
 }
 
 /// A sandbox that has been begun.
@@ -180,7 +177,7 @@ pub struct Begun {
 }
 
 /// Begins a sandbox, in the group of cgroup version 2 that `born_in` stands for. Its init works on while the caller
-/// makes the equipment, and its program does not run before [`Begun::go`], so that the pid can be written down
+/// makes the rest, and its program does not run before [`Begun::go`], so that the pid can be written down
 /// first: if host dies before, the init sees the cord end and ends itself.
 ///
 /// # Errors
@@ -205,20 +202,24 @@ pub fn begin(spec: &Spec, born_in: Option<&OwnedFd>) -> Result<Begun, SandboxErr
 }
 
 impl Begun {
-    /// Gives it what it still needs, and lets it run once the caller has done what `before_go` does. Whether its
-    /// program runs, the status pipe will say: see [`outcome`].
+    /// Lets its init join the groups of cgroup version 1 whose `tasks` files these are, by writing `0`: a single
+    /// thread that moves itself does not wait for an RCU grace period of about 15 ms. Must come before
+    /// [`Self::go`], even if there are none.
     ///
     /// # Errors
-    /// If it cannot be told, or what `before_go` says; nothing is left of it then.
-    pub fn go(
-        mut self,
-        equipment: &Equipment,
-        before_go: impl FnOnce(i32) -> Result<(), FileError>,
-    ) -> Result<Spawned, SandboxError> {
+    /// If it cannot be told.
+    pub fn join(&self, tasks: &[File]) -> Result<(), SandboxError> {
+        let spawned = self.spawned.iter();
+        Ok(spawned.map(|spawned| &spawned.cord).try_for_each(|cord| cord::say_join(cord, tasks))?)
+    }
+
+    /// Lets its program run. Whether it does, the status pipe will say: see [`outcome`].
+    ///
+    /// # Errors
+    /// If it cannot be told; nothing is left of it then.
+    pub fn go(mut self, ends: &Ends) -> Result<Spawned, SandboxError> {
         if let Some(spawned) = &self.spawned {
-            cord::equip(&spawned.cord, equipment)?;
-            before_go(self.pid)?;
-            cord::say_go(&spawned.cord)?;
+            cord::say_go(&spawned.cord, ends)?;
         }
         self.spawned.take().ok_or(SandboxError::Clone(io::ErrorKind::NotFound.into()))
     }

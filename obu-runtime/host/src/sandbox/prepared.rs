@@ -4,7 +4,7 @@
 //! ```text
 //!   host                                    maker (copy of host, lives for a millisecond)
 //!   clone3(user, mount, ipc, uts) -------->  waits
-//!   writes uid map, "go" ----------------->  makes the network namespace and the root
+//!   writes uid map, says so -------------->  makes the network namespace and the root
 //!   opens its namespaces  <-- "r" ---------  waits
 //!   closes its cord ---------------------->  ends; the descriptors keep the namespaces
 //! ```
@@ -158,8 +158,8 @@ impl Maker {
             }
             Forked::Parent { pid, pidfd } => {
                 let mut maker = Self { number, pid, pidfd, status: Some(status), cord: Some(cord) };
-                let told =
-                    map_identity(pid, identity).and_then(|()| maker.cord.iter().try_for_each(cord::say_go));
+                let told = map_identity(pid, identity)
+                    .and_then(|()| maker.cord.iter().try_for_each(|cord| cord::say_join(cord, &[])));
                 match told {
                     Ok(()) => Ok(maker),
                     Err(error) => {

@@ -150,20 +150,24 @@ fn limits_hold_can_be_changed_and_are_read_back() {
     start.resources.pids = 10;
     let (_, log, _) = rig.run(start);
     assert!(read_until(&log, "\n").contains("forked 9:"), "ten processes with the first");
-    let resources = Resources {
-        cpu: CpuMilli::new(250).unwrap(),
-        memory: Bytes::mebi(32),
-        pids: 20,
-        ..Resources::default()
-    };
-    rig.send(HostCommand::Resize { app: app("forks"), resources });
-    let lines = rig.wait("new limits", |event| match event {
-        HostEvent::Resized { enforced, .. } => Some(enforced.clone()),
-        _ => None,
-    });
-    let value = |what: &str| lines.iter().find(|line| line.what == what).unwrap().value.clone();
-    assert!(value("cpu").starts_with("25000"), "{lines:?}");
-    assert_eq!((value("memory"), value("pids")), ("33554432".into(), "21".into()));
+    // Down, and up beyond what it began with.
+    for mebi in [32, 256] {
+        let resources = Resources {
+            cpu: CpuMilli::new(250).unwrap(),
+            memory: Bytes::mebi(mebi),
+            pids: 20,
+            ..Resources::default()
+        };
+        rig.send(HostCommand::Resize { app: app("forks"), resources });
+        let lines = rig.wait("new limits", |event| match event {
+            HostEvent::Resized { enforced, .. } => Some(enforced.clone()),
+            HostEvent::Refused { refusal, .. } => panic!("{refusal:?}"),
+            _ => None,
+        });
+        let value = |what: &str| lines.iter().find(|line| line.what == what).unwrap().value.clone();
+        assert!(value("cpu").starts_with("25000"), "{lines:?}");
+        assert_eq!((value("memory"), value("pids")), ((mebi << 20).to_string(), "21".into()));
+    }
     rig.send(HostCommand::SqueezeClass { class: Class::Background, share: 100 });
     let by = rig.wait("the squeeze", |event| match event {
         HostEvent::Squeezed { class: Class::Background, share: 100, by } => Some(by.clone()),

@@ -118,7 +118,8 @@ def spawned(setup, idle_ms, runs, command):
 
 
 def verge_block(setup, series):
-    """A host with the stand-in for node that starts the app and stamps the clock itself."""
+    """A host with the stand-in for node that starts the app and stamps the clock itself. By label: the milliseconds,
+    and how many starts found no sandbox made ahead."""
     layout, digest = setup.bundle(setup.stamp_app())
     plan = ", ".join(f'"{label} {idle} {runs} {digest}"' for label, idle, runs in series)
     stand_in = setup.release / "examples/start_latency"
@@ -134,7 +135,8 @@ def verge_block(setup, series):
     finally:
         node.stop()
     words = [line.split() for line in node.log().splitlines() if line.startswith("start ")]
-    return {label: [int(w[2]) / 1e6 for w in words if w[1] == label] for label, _, _ in series}
+    of = {label: [w for w in words if w[1] == label] for label, _, _ in series}
+    return {label: ([int(w[2]) / 1e6 for w in ws], sum(w[5] == "spot" for w in ws)) for label, ws in of.items()}
 
 
 def _spool(node):
@@ -157,6 +159,7 @@ class Series:
     def __init__(self, label, idle_ms, runs):
         self.label, self.idle_ms, self.runs = label, idle_ms, runs
         self.verge, self.floor, self.first, self.whole = [], [], {}, {}
+        self.misses = 0
 
 
 def measure(setup):
@@ -167,7 +170,9 @@ def measure(setup):
         say(f"start: block {block + 1} of {BLOCKS}")
         starts = verge_block(setup, [(s.label, s.idle_ms, s.runs) for s in both])
         for series in both:
-            series.verge += starts[series.label]
+            milliseconds, misses = starts[series.label]
+            series.verge += milliseconds
+            series.misses += misses
             _rival_block(setup, series, commands, notes)
     return [_row(series, notes) for series in both]
 
@@ -202,6 +207,7 @@ def _row(series, notes):
             "rivals from just before their spawn to the app's first instruction, and to their end",
             "rivals have no seccomp filter and no user namespace (favours them), bwrap has no limits at all",
             "floor: vfork and exec of the same program, unconfined",
+            f"{series.misses} of {len(series.verge)} starts found no sandbox made ahead",
             f"cgroup {machine.cgroup_version()}, host in release profile",
             *notes,
         ],

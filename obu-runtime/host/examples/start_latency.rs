@@ -4,7 +4,7 @@
 //! The bench writes `[policy] bench = ["LABEL IDLE_MS COUNT DIGEST", ...]` into the node's file and puts the
 //! bundle (a program `/app/stamp` that prints CLOCK_MONOTONIC in nanoseconds first of all) into the spool.
 //! One line per start goes to standard error, which is host's:
-//! `start LABEL NS_TO_FIRST_INSTRUCTION NS_TO_STARTED_EVENT TOOK_US`, then `start done`.
+//! `start LABEL NS_TO_FIRST_INSTRUCTION NS_TO_STARTED_EVENT TOOK_US ahead|spot`, then `start done`.
 
 use std::error::Error;
 use std::fs::File;
@@ -91,8 +91,8 @@ impl Host {
     }
 
     /// One start, from the command's bytes on the socket to the end of the app. Nanoseconds to the app's first
-    /// instruction and to the event, and host's own figure in microseconds.
-    fn start(&mut self, bundle: Digest) -> Done<(u64, u64, u64)> {
+    /// instruction and to the event, host's own figure in microseconds, and whether the sandbox was made ahead.
+    fn start(&mut self, bundle: Digest) -> Done<(u64, u64, u64, bool)> {
         self.instance += 1;
         let app = AppRef { tenant: TenantId::new("bench")?, app: AppName::new("stamp")? };
         let frame = self.command(HostCommand::Start(StartApp {
@@ -113,8 +113,10 @@ impl Host {
                 break log;
             }
         };
-        let took = self.event(|event| match event {
-            HostEvent::Started { took_us, .. } => Some(*took_us),
+        let (took, ahead) = self.event(|event| match event {
+            HostEvent::Started { took_us, enforced, .. } => {
+                Some((*took_us, enforced.iter().any(|line| line.value == "made ahead")))
+            }
             _ => None,
         })?;
         let started = now_ns();
@@ -123,7 +125,7 @@ impl Host {
         let mut line = String::new();
         BufReader::new(File::from(log)).read_line(&mut line)?;
         let first: u64 = line.trim().parse()?;
-        Ok((first.saturating_sub(asked), started.saturating_sub(asked), took))
+        Ok((first.saturating_sub(asked), started.saturating_sub(asked), took, ahead))
     }
 }
 
@@ -142,9 +144,10 @@ fn series(host: &mut Host, line: &str) -> Done<()> {
     host.import(bundle)?;
     for number in 0..WARM_UP + count {
         std::thread::sleep(idle);
-        let (first, started, took) = host.start(bundle)?;
+        let (first, started, took, ahead) = host.start(bundle)?;
         if number >= WARM_UP {
-            eprintln!("start {label} {first} {started} {took}");
+            let origin = if ahead { "ahead" } else { "spot" };
+            eprintln!("start {label} {first} {started} {took} {origin}");
         }
     }
     Ok(())

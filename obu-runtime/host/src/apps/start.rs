@@ -152,7 +152,7 @@ fn launch(
     let begun = begin(spec, born_in.as_ref()).map_err(|error| refusal(&what, &error))?;
     let (mut limits, tasks) = match ground.tree() {
         Some(tree) => {
-            tree.create(&place).map_err(failed)?;
+            tree.furnish(&place).map_err(failed)?;
             let limits = tree.limit(&place, &start.resources).map_err(failed)?;
             (complete(ground, start, limits)?, tree.tasks(&place).map_err(failed)?)
         }

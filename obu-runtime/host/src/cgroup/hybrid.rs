@@ -40,6 +40,10 @@ impl Tree for Hybrid {
         self.v2.birthplace(place)
     }
 
+    fn furnish(&self, place: &Place) -> Result<(), FileError> {
+        self.v1.create(place)
+    }
+
     fn tasks(&self, place: &Place) -> Result<Vec<File>, FileError> {
         self.v1.tasks(place)
     }

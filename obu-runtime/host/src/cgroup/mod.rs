@@ -119,12 +119,17 @@ pub trait Tree: fmt::Debug {
     /// # Errors
     /// As [`Self::create`].
     fn limit(&self, place: &Place, resources: &Resources) -> Result<Vec<Enforced>, FileError>;
-    /// Makes as much of a group as must be there when its first process is born, and opens what it is born in; the
-    /// rest is for [`Self::create`]. `None` where a process joins later, by [`Self::tasks`].
+    /// Makes as much of a group as must be there when its first process is born, and opens what it is born in. `None`
+    /// where a process joins later, by [`Self::tasks`].
     ///
     /// # Errors
     /// As [`Self::create`].
     fn birthplace(&self, place: &Place) -> Result<Option<OwnedFd>, FileError>;
+    /// Makes what [`Self::birthplace`] has left out of a group.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    fn furnish(&self, place: &Place) -> Result<(), FileError>;
     /// The files of a group into which a new process writes `0` to join it.
     ///
     /// # Errors

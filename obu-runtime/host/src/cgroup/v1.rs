@@ -132,6 +132,10 @@ impl Tree for V1 {
         Ok(None)
     }
 
+    fn furnish(&self, place: &Place) -> Result<(), FileError> {
+        self.create(place)
+    }
+
     fn tasks(&self, place: &Place) -> Result<Vec<File>, FileError> {
         self.roots().into_iter().map(|root| file::open(&root.join(place.to_string()).join("tasks"))).collect()
     }

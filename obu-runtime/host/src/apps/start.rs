@@ -62,15 +62,14 @@ impl Apps {
         let folder = Folder::of(&ground.run("apps"), &start.app);
         let begun = spec::of(ground, start, number, origin)
             .and_then(|spec| launch(ground, start, &spec, &folder, number));
-        let Begun { spawned, log, limits } = match begun {
+        let Begun { spawned, init, log, limits } = match begun {
             Ok(begun) => begun,
             Err(refusal) => {
                 discard(ground, start, &folder);
                 return Err(refusal);
             }
         };
-        let Spawned { pid, pidfd, status, cord } = spawned;
-        let init = ProcessName::of(pid).unwrap_or(ProcessName { pid, started: 0 });
+        let Spawned { pidfd, status, cord, .. } = spawned;
         let app = App {
             instance: start.instance,
             class: start.class,
@@ -133,6 +132,7 @@ impl Apps {
 /// A start that is on its way.
 struct Begun {
     spawned: Spawned,
+    init: ProcessName,
     log: OwnedFd,
     limits: Vec<Enforced>,
 }
@@ -162,9 +162,10 @@ fn launch(
     limits.push(line("sandbox", "namespaces and mounts", spec.origin.describe(), false));
     let (output, log, exit_file) = folder.make().map_err(failed)?;
     // Before the program runs: the next host must find it.
-    folder.write(&record_of(start, number, begun.pid)).map_err(failed)?;
+    let init = ProcessName::of(begun.pid).unwrap_or(ProcessName { pid: begun.pid, started: 0 });
+    folder.write(&record_of(start, number, init)).map_err(failed)?;
     let spawned = begun.go(&Ends { output, exit_file }).map_err(|error| refusal(&what, &error))?;
-    Ok(Begun { spawned, log, limits })
+    Ok(Begun { spawned, init, log, limits })
 }
 
 /// Names every limit that the kernel's cgroups lack here; by policy that is a refusal.
@@ -189,14 +190,14 @@ fn complete(
     Ok(lines)
 }
 
-fn record_of(start: &StartApp, number: u32, pid: i32) -> Record {
+fn record_of(start: &StartApp, number: u32, init: ProcessName) -> Record {
     Record {
         version: record::VERSION,
         app: start.app.clone(),
         instance: start.instance,
         class: start.class,
         number,
-        init: ProcessName::of(pid).unwrap_or(ProcessName { pid, started: 0 }),
+        init,
         boot: record::boot_id(),
     }
 }

@@ -66,11 +66,13 @@ pub fn replay(args: &ReplayArgs) -> Result<(), Failure> {
         for problem in &report.problems {
             line(problem);
         }
+        if report.sent == 0 {
+            let what = format!("{} holds no frame that could be sent", args.log.display());
+            let fix = "play a log in candump's file format: (1436509052.249713) can0 123#DEADBEEF".to_owned();
+            return Err(Failure::new(what).fix(fix));
+        }
         if !args.again {
             return Ok(());
-        }
-        if report.sent == 0 {
-            return Err(Failure::new(format!("{} holds no frame that could be sent", args.log.display())));
         }
     }
 }

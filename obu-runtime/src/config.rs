@@ -314,6 +314,30 @@ pub fn load_file(path: &Path) -> Result<NodeFile, FileError> {
     Ok(file)
 }
 
+/// Checks what the file's buses name: that each DBC compiles and its overlay fits. Files that are not on this
+/// machine are left to the one where the node will run.
+///
+/// # Errors
+/// [`FileError`] about the first file that cannot be used.
+pub fn check_buses(file: &NodeFile, path: &Path) -> Result<(), FileError> {
+    let base = path.parent().unwrap_or(Path::new("."));
+    let named = |name: &Option<PathBuf>| {
+        let name = name.as_ref()?;
+        let bytes = std::fs::read(base.join(name)).ok()?;
+        Some(can_bridge::face::NamedBytes { name: name.display().to_string(), bytes })
+    };
+    for bus in &file.bus {
+        let (dbc, mapping) = (named(&bus.dbc), named(&bus.mapping));
+        if bus.dbc.is_some() != dbc.is_some() {
+            continue;
+        }
+        can_bridge::face::decoder(&bus.name, dbc, mapping).map_err(|error| {
+            FileError::whole(path, "use a file that it names", error.to_string()).suggest(error.fix())
+        })?;
+    }
+    Ok(())
+}
+
 /// Reads a text file of at most `len_max` bytes.
 pub(crate) fn read_bounded(path: &Path, len_max: u64, what: &'static str) -> Result<String, FileError> {
     use std::io::Read as _;

@@ -27,6 +27,7 @@ pub struct NodeBuilder<'a> {
     uid_base: u32,
     user: Option<u32>,
     unenforceable: &'static str,
+    disk: Option<&'static str>,
     sections: Vec<String>,
     tenants: Vec<(String, String)>,
 }
@@ -36,7 +37,16 @@ impl<'a> NodeBuilder<'a> {
         let everything = "signals = [\"Vehicle.**\"], tasks = [\"lane\", \"toll\"], \
                           cameras = [{ id = \"front\", fps = 10 }]";
         let tenants = vec![("oem".into(), everything.into())];
-        Self { road, id, uid_base, user: None, unenforceable: "refuse", sections: Vec::new(), tenants }
+        Self {
+            road,
+            id,
+            uid_base,
+            user: None,
+            unenforceable: "refuse",
+            disk: None,
+            sections: Vec::new(),
+            tenants,
+        }
     }
 
     /// With the bus of the road.
@@ -99,6 +109,13 @@ impl<'a> NodeBuilder<'a> {
         self
     }
 
+    /// With a state directory on a disk of this size (as `mount` words it), which goes with the node.
+    #[must_use]
+    pub fn with_disk_of(mut self, size: &'static str) -> Self {
+        self.disk = Some(size);
+        self
+    }
+
     /// The path of the file, written.
     fn write(&self, dir: &Path) -> PathBuf {
         let mut text = format!(
@@ -130,6 +147,20 @@ impl<'a> NodeBuilder<'a> {
 
     /// Starts it and waits until it answers.
     pub fn start(self) -> NodeUnderTest<'a> {
+        let mut node = self.ready();
+        node.start_again();
+        node
+    }
+
+    /// Starts it and waits until its log holds these words.
+    pub fn start_waiting_for(self, words: &str) -> NodeUnderTest<'a> {
+        let mut node = self.ready();
+        node.spawn();
+        until(&format!("the node says {words:?}"), || node.host_log().contains(words).then_some(()));
+        node
+    }
+
+    fn ready(self) -> NodeUnderTest<'a> {
         let dir = self.road.path().join(&self.id);
         fs::create_dir_all(&dir).expect("a directory");
         let config = self.write(&dir);
@@ -138,10 +169,8 @@ impl<'a> NodeBuilder<'a> {
         }
         let uids = self.user.map_or(self.uid_base..self.uid_base + 1000, |uid| uid..uid + 1);
         let marks = Marks { id: self.id.clone(), dir: dir.clone(), uids };
-        let mut node =
-            NodeUnderTest { road: self.road, id: self.id, dir, config, user: self.user, host: None, marks };
-        node.start_again();
-        node
+        let (user, disk) = (self.user, self.disk);
+        NodeUnderTest { road: self.road, id: self.id, dir, config, user, disk, host: None, marks }
     }
 }
 
@@ -154,6 +183,7 @@ pub struct NodeUnderTest<'a> {
     dir: PathBuf,
     config: PathBuf,
     user: Option<u32>,
+    disk: Option<&'static str>,
     host: Option<Child>,
     marks: Marks,
 }
@@ -161,9 +191,16 @@ pub struct NodeUnderTest<'a> {
 impl NodeUnderTest<'_> {
     fn command(&self) -> Command {
         let host = self.road.programs.program("verge-host");
-        let mut command = match self.user {
-            None => Command::new(host),
-            Some(uid) => {
+        let mut command = match (self.user, self.disk) {
+            (None, None) => Command::new(host),
+            (None, Some(size)) => {
+                let mut command = Command::new("unshare");
+                let script =
+                    "mkdir -p state && mount -t tmpfs -o mode=755,size=$0 tmpfs state && exec \"$@\"";
+                command.args(["--mount", "sh", "-c", script, size]).arg(host);
+                command
+            }
+            (Some(uid), _) => {
                 let mut command = Command::new("setpriv");
                 let uid = uid.to_string();
                 command.args(["--reuid", &uid, "--regid", &uid, "--clear-groups", "--"]).arg(host);
@@ -177,16 +214,20 @@ impl NodeUnderTest<'_> {
 
     /// Starts `verge-host` (again) and waits until the node answers.
     pub fn start_again(&mut self) {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("host.log"));
-        let log = log.expect("a log");
-        let mut command = self.command();
-        command.env("RUST_LOG", "warn").stdout(log.try_clone().expect("a log")).stderr(log);
-        self.host = Some(command.process_group(0).spawn().expect("verge-host"));
+        self.spawn();
         until("the node answers", || {
             let ended = self.host.as_mut().and_then(|host| host.try_wait().ok()).flatten();
             assert!(ended.is_none(), "verge-host ended at once ({ended:?}): {}", self.host_log());
             (self.verge(&["get", "nodes"]).code == 0).then_some(())
         });
+    }
+
+    fn spawn(&mut self) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("host.log"));
+        let log = log.expect("a log");
+        let mut command = self.command();
+        command.env("RUST_LOG", "warn").stdout(log.try_clone().expect("a log")).stderr(log);
+        self.host = Some(command.process_group(0).spawn().expect("verge-host"));
     }
 
     /// Starts a second `verge-host` on the same file; returns what it said when it ended.

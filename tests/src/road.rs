@@ -245,10 +245,16 @@ pub struct Said {
 
 impl Said {
     /// Runs a command to its end; one that hangs is ended after a minute and fails the test.
-    pub(crate) fn of(command: &mut Command) -> Self {
+    ///
+    /// # Panics
+    /// If it hangs.
+    pub fn of(command: &mut Command) -> Self {
         let mut bounded = Command::new("timeout");
         bounded.args(["-k", "2", "60"]).arg(command.get_program()).args(command.get_args());
         bounded.env("COLUMNS", "200").stdin(Stdio::null());
+        if let Some(dir) = command.get_current_dir() {
+            bounded.current_dir(dir);
+        }
         let output = bounded.output().expect("timeout of coreutils");
         let code = output.status.code().unwrap_or(-1);
         assert!(code != 124 && code != 137, "{command:?} hangs");

@@ -150,7 +150,7 @@ pub(super) fn validate(files: &[PathBuf], output: Format) -> Result<ExitCode, Fa
     let mut wrong = 0;
     for path in files {
         let checked = if path.extension().is_some_and(|e| e == "toml") {
-            crate::config::load_file(path).map(|_| ())
+            crate::config::load_file(path).and_then(|file| crate::config::check_buses(&file, path))
         } else {
             manifest_file::load_file(path).and_then(|file| file.check_alone().map(|_| ()))
         };

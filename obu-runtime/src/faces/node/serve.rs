@@ -142,7 +142,11 @@ impl Driver {
                 };
                 let reply = match stored {
                     Ok(()) => Reply::Stored,
-                    Err(e) => refused(&format!("store {name} of {bundle}"), e.to_string(), None),
+                    Err(e) => {
+                        let full = e.kind() == std::io::ErrorKind::StorageFull;
+                        let fix = full.then_some("free some space in the node's state_dir, then apply again");
+                        refused(&format!("store {name} of {bundle}"), e.to_string(), fix)
+                    }
                 };
                 let _ = back.try_send(reply);
             }

@@ -43,11 +43,10 @@ impl Spool {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        let mut file = fs::OpenOptions::new().create(true).write(true).truncate(offset == 0).open(&path)?;
-        file.seek(io::SeekFrom::Start(offset))?;
-        file.write_all(bytes)?;
-        // An answer that it is stored holds after a power cut as well.
-        file.sync_data()
+        write(&path, offset, bytes).inspect_err(|_| {
+            // Half a bundle is of no use, and would keep a full disk full.
+            let _ = fs::remove_dir_all(self.root.join(bundle.hex()));
+        })
     }
 
     /// The Wasm module of a function bundle: the file `module.wasm` of its one layer.
@@ -56,6 +55,14 @@ impl Spool {
             .inspect_err(|error| tracing::warn!(%bundle, %error, "cannot read the module of a bundle"))
             .ok()
     }
+}
+
+fn write(path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().create(true).write(true).truncate(offset == 0).open(path)?;
+    file.seek(io::SeekFrom::Start(offset))?;
+    file.write_all(bytes)?;
+    // An answer that it is stored holds after a power cut as well.
+    file.sync_data()
 }
 
 fn checked(name: &str) -> io::Result<&Path> {

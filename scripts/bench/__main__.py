@@ -4,23 +4,26 @@ import signal
 import sys
 import traceback
 
-from . import decode, figure3, idle, latency, life, machine, rows, start, tasks
+from . import boot, decode, figure3, idle, latency, life, machine, rows, start, tasks
 from .node import Failure
 from .setup import Setup, say
+from .stress import Stress
 
 # Name, by which a family is chosen, and what measures it.
 FAMILIES = [
     ("start", start.measure),
     ("apply", life.apply),
-    ("boot", life.boot),
+    ("boot", boot.boot),
     ("memory", idle.memory),
     ("idle", idle.cpu_and_bytes),
     ("can.decode", decode.measure),
     ("can.latency", latency.measure),
     ("task", tasks.measure),
 ]
-NOT_YET = "not measured yet: start.idle.freshnet, start.warm, verify, wasm.call (alone), freeze, resize, boot.signal, \
-interference, task.rate, task.decide, outage.*, handover, can.sustain, camera.cpu, update.delta, sim.scale, *.stress"
+# Latencies, which are measured once more under stress.
+STRESSED = ("start", "apply", "can.latency", "task")
+NOT_YET = "not measured yet: start.idle.freshnet, start.warm, verify, wasm.call (alone), freeze, resize, interference, \
+task.rate, task.decide, outage.*, handover, can.sustain, camera.cpu, update.delta, sim.scale"
 
 
 def chosen(wanted):
@@ -34,14 +37,23 @@ def chosen(wanted):
 def measure(setup, families):
     """Rows of all families, and what failed. A family that cannot be measured does not stop the others."""
     found, failed = [], []
-    for name, family in families:
+
+    def attempt(name, family):
         say(f"measuring {name} (load {machine.load()[0]:.2f})")
         try:
-            found += family(setup)
+            return family(setup)
         except Exception as error:  # one family's trouble, told at the end
             if not isinstance(error, Failure):
                 traceback.print_exc()
             failed.append(f"{name}: {error}")
+            return []
+
+    for name, family in families:
+        found += attempt(name, family)
+    for name, family in families:
+        if name in STRESSED:
+            with Stress(setup.run):
+                found += [row.under_stress() for row in attempt(f"{name} under stress", family)]
     return found, failed
 
 

@@ -1,4 +1,4 @@
-"""Families `apply` and `boot`: how long until an app that somebody asked for runs."""
+"""Family `apply`: how long until an app that somebody asked for runs."""
 
 import time
 
@@ -6,7 +6,6 @@ from .node import Node, until
 from .rows import Row
 
 APPLIES = 40
-BOOTS = 10
 WARM_UP = 3
 
 
@@ -67,35 +66,5 @@ def apply(setup):
                 "Ankaios and k3s not run: not in Debian (Ankaios' figure on such a machine: 515 ms)",
                 f"profile {setup.profile}",
             ],
-        )
-    ]
-
-
-def boot(setup):
-    """Row `boot.app`: exec of host to the first instruction of a critical app that was kept from before."""
-    layout, digest = setup.bundle(setup.stamp_app())
-    node = Node(setup, "bench-boot", POLICY).start()
-    samples = []
-    try:
-        node.cli("bundle", "push", layout)
-        began = time.monotonic_ns()
-        node.apply(manifest(digest, klass="critical"))
-        stamp_after(node, began)
-        for _ in range(BOOTS):
-            node.stop()
-            began = node.spawn()
-            node.wait_up()
-            samples.append((stamp_after(node, began) - began) / 1e6)
-    finally:
-        node.stop()
-    return [
-        Row(
-            "boot.app",
-            "exec of verge-host to the first instruction of a critical static app that it kept from its last life",
-            "ms",
-            samples,
-            "part of boot.signal (<= 150 ms)",
-            lambda verge, _: verge["p50"] <= 150,
-            notes=["boot.signal itself (to the first signal at the app) is not measured yet", f"profile {setup.profile}"],
         )
     ]

@@ -31,6 +31,12 @@ class Row:
         if self.verge and met:
             self.met = bool(met(self.verge, {name: stats(rival) for name, rival in self.rivals.items()}))
 
+    def under_stress(self):
+        """The same row as measured beside CPU, memory and disk burners: no goal, the rivals tell."""
+        self.id, self.goal, self.met = f"{self.id}.stress", "-", None
+        self.notes.append("CPU, memory and disk burnt beside it")
+        return self
+
     def json(self):
         return {
             "id": self.id,

@@ -12,7 +12,7 @@ from .rows import Row
 from .setup import say
 
 BLOCKS = 4
-IDLE_MS, IDLE_RUNS = 100, 30  # per block
+IDLE_MS, IDLE_RUNS = 100, 75  # per block
 HOT_RUNS = 50
 MEMORY = 64 << 20
 CPU_QUOTA_US, CPU_PERIOD_US = 50_000, 100_000

@@ -47,10 +47,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// Ends it at once.
+    /// Ends it at once. It is told once: until the kernel has taken it down its closed channel says the same thing
+    /// again and again.
     pub fn end(&mut self) {
-        self.ending = true;
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        if !self.ending {
+            self.ending = true;
+            let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        }
     }
 }
 
@@ -116,12 +119,14 @@ impl Faces {
             slot.process.iter().flat_map(move |process| {
                 let channel =
                     (Waits::Channel(face.clone()), process.channel.fd(), process.channel.wants_to_send());
+                // A face that is being ended says nothing any more that counts; its closed channel would never rest.
+                let channel = (!process.ending).then_some(channel);
                 let end = (Waits::End(face.clone()), process.pidfd.as_fd(), false);
                 let status = process
                     .start
                     .iter()
                     .map(|(status, ..)| (Waits::Status(face.clone()), status.as_fd(), false));
-                [channel, end].into_iter().chain(status)
+                channel.into_iter().chain([end]).chain(status)
             })
         })
     }

@@ -4,8 +4,7 @@
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
 use obu_core::io::{Input, Output};
 use obu_core::record::{Entry, Record};
@@ -22,8 +21,8 @@ use crate::config::NodeFile;
 /// cannot be replayed, and the node is more important.
 const WAITING_MAX: usize = 16_384;
 
-/// Longest time that a record stays in memory only.
-const FLUSH_EVERY: Duration = Duration::from_millis(200);
+/// Node processes of one life whose recordings are kept; a node that dies more often records no further.
+const PROCESSES_MAX: u32 = 64;
 
 /// The recorder; does nothing if recording is off.
 #[derive(Debug)]
@@ -34,16 +33,36 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Opens `record-{incarnation}.vrec` in the state directory, if recording is on.
+    /// Opens `record-{incarnation}.vrec` in the state directory, if recording is on. A node process that died in this
+    /// life has left its own there: the next ones are `record-{incarnation}-2.vrec` and so on.
     pub(super) fn open(file: &NodeFile, dir: &OwnedFd, start: &FaceStart) -> Result<Self, NodeError> {
         let mut this = Self { node: start.node.clone(), queue: None, writer: None };
         if !file.node.record {
             return Ok(this);
         }
-        let name = format!("record-{}.vrec", start.incarnation);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let record = rustix::fs::openat(dir, name.as_str(), flags, Mode::from_raw_mode(0o640))
-            .map_err(|e| NodeError::Durable(format!("cannot record into {name}: {e}"), None))?;
+        let name = |process: u32| match process {
+            1 => format!("record-{}.vrec", start.incarnation),
+            _ => format!("record-{}-{process}.vrec", start.incarnation),
+        };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let open = |process| rustix::fs::openat(dir, name(process), flags, Mode::from_raw_mode(0o640));
+        let mut process = 1;
+        let record = loop {
+            match open(process) {
+                Ok(record) => break record,
+                Err(rustix::io::Errno::EXIST) if process < PROCESSES_MAX => process += 1,
+                Err(rustix::io::Errno::EXIST) => {
+                    tracing::warn!("{PROCESSES_MAX} processes of this life have recorded: this one does not");
+                    return Ok(this);
+                }
+                Err(e) => {
+                    return Err(NodeError::Durable(
+                        format!("cannot record into {}: {e}", name(process)),
+                        None,
+                    ));
+                }
+            }
+        };
         let (queue, waiting) = sync_channel::<Vec<u8>>(WAITING_MAX);
         this.queue = Some(queue);
         this.writer = Some(std::thread::spawn(move || write(File::from(record), &waiting)));
@@ -87,20 +106,25 @@ impl Recorder {
     }
 }
 
-fn write(file: File, waiting: &std::sync::mpsc::Receiver<Vec<u8>>) {
+/// Writes until nobody records any more. What has collected goes to the kernel as soon as nothing waits, so that a
+/// node that is killed leaves all but its last moment.
+fn write(file: File, waiting: &Receiver<Vec<u8>>) {
     let mut file = BufWriter::with_capacity(256 << 10, file);
-    loop {
-        let written = match waiting.recv_timeout(FLUSH_EVERY) {
-            Ok(frame) => file.write_all(&frame),
-            Err(RecvTimeoutError::Timeout) => file.flush(),
-            Err(RecvTimeoutError::Disconnected) => break,
+    let result = loop {
+        let frame = match waiting.try_recv() {
+            Ok(frame) => frame,
+            Err(TryRecvError::Disconnected) => break file.flush(),
+            Err(TryRecvError::Empty) => match file.flush().map(|()| waiting.recv()) {
+                Ok(Ok(frame)) => frame,
+                Ok(Err(_)) => break Ok(()),
+                Err(error) => break Err(error),
+            },
         };
-        if let Err(error) = written {
-            tracing::warn!(%error, "recording stops: cannot write");
-            return;
+        if let Err(error) = file.write_all(&frame) {
+            break Err(error);
         }
-    }
-    if let Err(error) = file.flush() {
-        tracing::warn!(%error, "the end of the recording is lost");
+    };
+    if let Err(error) = result {
+        tracing::warn!(%error, "the recording ends here: cannot write");
     }
 }

@@ -4,6 +4,7 @@ pub mod app;
 pub mod leaks;
 pub mod node;
 pub mod road;
+pub mod tap;
 pub mod wait;
 
 use std::fs;

@@ -43,6 +43,9 @@ pub struct DemoArgs {
     /// Leave everything running afterwards, to explore with the command line, until Ctrl-C.
     #[arg(long)]
     keep: bool,
+    /// Leave the files of the run (configuration, logs, recordings) also if all went well.
+    #[arg(long)]
+    keep_files: bool,
     /// What `make demo` has prepared.
     #[arg(long, default_value = "target/material")]
     material: PathBuf,
@@ -88,7 +91,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
             .map_err(|e| Failure::new(format!("cannot write {}: {e}", report.display())))?;
     }
     let code = if findings.all_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    if findings.all_ok() {
+    if findings.all_ok() && !args.keep_files {
         // The next run begins with an empty directory; a failed one keeps its logs to be looked at.
         let _ = fs::remove_dir_all(&root);
     } else {

@@ -1,0 +1,516 @@
+//! Holds one node's acts against what it recorded.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use obu_core::io::{Input, Output};
+use obu_core::record::Record;
+use policies::face::{FromBus, ToBorder, ToBus, ToCamera};
+use policies::host::{HostCommand, HostEvent};
+use policies::id::NodeId;
+use policies::signal::{SignalPath, SignalPattern};
+use policies::task::Class;
+
+use super::record::{inputs, outputs};
+use super::{Act, Deed, Durably, Exempt, Report, Who};
+
+/// Before the end of a node that was killed, microseconds: what it recorded in this time may not have reached the
+/// disk.
+pub const CUT_OFF_US: u64 = 500_000;
+
+/// Faces that host starts from its own file.
+const OWN_FACES: [&str; 4] = ["node", "bus", "link", "camera"];
+
+/// Accounts for all acts of one node. `acts` and `records` are in the order of time.
+pub fn account(node: &str, acts: &[Act], records: &[Record]) -> Report {
+    let by_weight =
+        acts.iter().any(|act| matches!(&act.deed, Deed::Share { file, .. } if file == "cpu.weight"));
+    let kills = acts.iter().filter(|act| act.deed == Deed::HostEnded { killed: true }).map(|act| act.at);
+    let mut clerk = Clerk {
+        node,
+        records,
+        book: Book::of(records, by_weight),
+        cuts: kills.map(|at| at.saturating_sub(CUT_OFF_US)..=at).collect(),
+        report: Report::default(),
+        life: Life::default(),
+    };
+    for act in acts {
+        clerk.take(act);
+    }
+    clerk.leftovers();
+    clerk.report
+}
+
+/// The outputs that are to have an act, as text: `stop oem/lane`.
+#[derive(Debug, Default)]
+struct Book {
+    /// Not taken yet: when each was recorded.
+    open: BTreeMap<String, VecDeque<u64>>,
+    /// Taken.
+    taken: BTreeMap<String, usize>,
+}
+
+impl Book {
+    fn of(records: &[Record], by_weight: bool) -> Self {
+        let mut book = Self::default();
+        for (at, output) in outputs(records) {
+            if let Some(claim) = claim(output, by_weight) {
+                book.open.entry(claim).or_default().push_back(at);
+            }
+        }
+        book
+    }
+
+    /// Takes the oldest output of this text that was recorded before `at`.
+    fn take(&mut self, claim: &str, at: u64) -> bool {
+        let taken = self.open.get_mut(claim).is_some_and(|times| {
+            times.front().is_some_and(|first| *first <= at) && times.pop_front().is_some()
+        });
+        if taken {
+            *self.taken.entry(claim.to_owned()).or_default() += 1;
+        }
+        taken
+    }
+
+    /// Whether one is there to be taken.
+    fn has(&self, claim: &str, at: u64) -> bool {
+        self.open.get(claim).and_then(VecDeque::front).is_some_and(|first| *first <= at)
+    }
+}
+
+/// What an output's act will be called. `None` for what is not done to the world: words between the processes of a
+/// node, decisions, and messages, which have an accounting of their own.
+fn claim(output: &Output, by_weight: bool) -> Option<String> {
+    Some(match output {
+        Output::Host(command) => return host_claim(command, by_weight),
+        Output::Bus(ToBus::Transmit { frame, .. }) => {
+            let data: String = frame.data.iter().map(|byte| format!("{byte:02X}")).collect();
+            let id = frame.id;
+            if frame.extended { format!("frame {id:08X}#{data}") } else { format!("frame {id:03X}#{data}") }
+        }
+        Output::Effect { task, attempt, line } => format!("effect task={task} attempt={} {line}", attempt.0),
+        Output::Border { tenant, message: ToBorder::Open { app, .. } } => format!("island {tenant}/{app}"),
+        Output::Persist { .. } => "persist".into(),
+        Output::Reply { .. } => "reply".into(),
+        _ => return None,
+    })
+}
+
+fn host_claim(command: &HostCommand, by_weight: bool) -> Option<String> {
+    Some(match command {
+        HostCommand::Import { bundle } => format!("import {}", bundle.hex()),
+        HostCommand::Start(start) => format!("start {} {}", start.app, start.command.join(" ")),
+        HostCommand::Stop { app, .. } => format!("stop {app}"),
+        HostCommand::Freeze { app } => format!("freeze {app}"),
+        HostCommand::Thaw { app } => format!("thaw {app}"),
+        HostCommand::Resize { app, .. } => format!("resize {app}"),
+        HostCommand::SqueezeClass { class, share } => {
+            format!("squeeze {class} {}", squeezed(*class, *share, by_weight))
+        }
+        HostCommand::StartFace { face } => format!("face {face}"),
+        HostCommand::Shutdown { .. } => "shutdown".into(),
+        HostCommand::Sample => return None,
+    })
+}
+
+/// What a class's group gets in thousandths of its normal weight; written down a second time on purpose.
+fn squeezed(class: Class, share: u16, by_weight: bool) -> u64 {
+    let weight = match class {
+        Class::Critical => 1000,
+        Class::Driving => 400,
+        Class::Comfort => 100,
+        Class::Background => 20,
+    };
+    let share = u64::from(share);
+    if by_weight { (weight * share / 1000).max(1) } else { (weight * 1024 / 100 * share / 1000).max(2) }
+}
+
+/// What has happened since host began.
+#[derive(Debug, Default)]
+struct Life {
+    told_to_end: bool,
+    /// Programs begun and inits ended, by whose they are.
+    starts: BTreeMap<Who, usize>,
+    ends: BTreeMap<Who, usize>,
+    /// Signals sent to the present sandbox, by name.
+    sent: BTreeMap<(Who, String), usize>,
+    /// Stops whose thaw and whose kill have been seen.
+    stopping: BTreeMap<Who, Stopping>,
+}
+
+#[derive(Debug, Default)]
+struct Stopping {
+    thawed: bool,
+    killed: bool,
+}
+
+struct Clerk<'a> {
+    node: &'a str,
+    records: &'a [Record],
+    book: Book,
+    cuts: Vec<std::ops::RangeInclusive<u64>>,
+    report: Report,
+    life: Life,
+}
+
+impl Clerk<'_> {
+    fn exempt(&mut self, why: Exempt) {
+        *self.report.exempt.entry(why).or_default() += 1;
+    }
+
+    fn entailed(&mut self, by: &str) {
+        *self.report.entailed.entry(by.to_owned()).or_default() += 1;
+    }
+
+    fn finding(&mut self, act: &Act, looked_for: &str) {
+        if self.cuts.iter().any(|cut| cut.contains(&act.at)) {
+            return self.exempt(Exempt::CutOff);
+        }
+        let Self { node, .. } = self;
+        self.report
+            .findings
+            .push(format!("{node}: act without its output; looked for {looked_for}: {}", act.seen));
+    }
+
+    /// The act is this output's, or a finding.
+    fn claim(&mut self, act: &Act, claim: &str) -> bool {
+        let taken = self.book.take(claim, act.at);
+        if taken {
+            let kind = claim.split(' ').next().unwrap_or(claim);
+            *self.report.matched.entry(kind.to_owned()).or_default() += 1;
+        } else {
+            self.finding(act, &format!("the output {claim:?}"));
+        }
+        taken
+    }
+
+    fn take(&mut self, act: &Act) {
+        match &act.deed {
+            Deed::HostBegan => self.life = Life::default(),
+            Deed::ToldToEnd => self.life.told_to_end = true,
+            Deed::HostEnded { .. } => {}
+            Deed::Started { who, command } => self.started(act, who, command),
+            Deed::Ended { who } => {
+                *self.life.ends.entry(who.clone()).or_default() += 1;
+                self.life.sent.retain(|(to, _), _| to != who);
+            }
+            Deed::Signal { to, name, by_init } => self.signal(act, to, name, *by_init),
+            Deed::Freeze { who, frozen } => self.freeze(act, who, *frozen),
+            Deed::KillGroup { place } => self.kill_group(act, place),
+            Deed::Share { place, value, .. } => self.share(act, place, value),
+            Deed::Limit { place, file } => self.limit(act, place, file),
+            Deed::Imported { bundle } => {
+                self.claim(act, &format!("import {bundle}"));
+            }
+            Deed::Durable { what } => self.durable(act, what),
+            Deed::Frame { frame } => {
+                self.claim(act, &format!("frame {frame}"));
+            }
+            Deed::Effect { line } => {
+                self.claim(act, &format!("effect {line}"));
+            }
+            Deed::Reply => {
+                self.claim(act, "reply");
+            }
+            Deed::Island { app } => {
+                self.claim(act, &format!("island {app}"));
+            }
+            Deed::Data { app, what } => self.data(act, app, what),
+            Deed::Other { why } => self.finding(act, &format!("a rule ({why})")),
+        }
+    }
+
+    fn running(&self, who: &Who) -> bool {
+        let count = |counts: &BTreeMap<Who, usize>| counts.get(who).copied().unwrap_or(0);
+        count(&self.life.starts) > count(&self.life.ends)
+    }
+
+    fn started(&mut self, act: &Act, who: &Who, command: &[String]) {
+        let before = self.life.starts.get(who).copied().unwrap_or(0);
+        let ended = self.life.ends.get(who).copied().unwrap_or(0);
+        *self.life.starts.entry(who.clone()).or_default() += 1;
+        self.life.stopping.remove(who);
+        match who {
+            Who::App(app) => {
+                self.claim(act, &format!("start {app} {}", command.join(" ")));
+            }
+            Who::Face(face) if *command != ["/verge", "face", face] => {
+                self.finding(act, "the program of that face");
+            }
+            Who::Face(_) if before > 0 && ended >= before => self.exempt(Exempt::FaceAgain),
+            Who::Face(face) if before == 0 && OWN_FACES.contains(&face.as_str()) => {
+                self.exempt(Exempt::OwnFile)
+            }
+            Who::Face(face) => {
+                self.claim(act, &format!("face {face}"));
+            }
+            Who::Place(_) => self.finding(act, "an app or a face in whose group it runs"),
+        }
+    }
+
+    fn signal(&mut self, act: &Act, to: &Who, name: &str, by_init: bool) {
+        let sent = |life: &Life| life.sent.get(&(to.clone(), name.to_owned())).copied().unwrap_or(0);
+        if by_init {
+            // Host's signal to init is the act; that init hands it on once is the same act.
+            let passed = (to.clone(), format!("{name} passed on"));
+            let before = self.life.sent.get(&passed).copied().unwrap_or(0);
+            *self.life.sent.entry(passed).or_default() += 1;
+            return match before < sent(&self.life) {
+                true => self.entailed("stop"),
+                false => self.finding(act, "a signal of host's to that init"),
+            };
+        }
+        let before = sent(&self.life);
+        *self.life.sent.entry((to.clone(), name.to_owned())).or_default() += 1;
+        match (to, name) {
+            _ if self.life.told_to_end && before == 0 => self.exempt(Exempt::ToldToEnd),
+            (Who::App(app), "SIGTERM") => {
+                if self.claim(act, &format!("stop {app}")) {
+                    self.life.stopping.entry(to.clone()).or_default();
+                }
+            }
+            (Who::App(_), "SIGKILL") => self.entailed_by_stop(act, to),
+            (Who::Face(_), "SIGKILL") if before == 0 => self.exempt(Exempt::FaceLeft),
+            _ => self.finding(act, "an output that wants this signal, once"),
+        }
+    }
+
+    /// The kill after the time of grace, once.
+    fn entailed_by_stop(&mut self, act: &Act, who: &Who) {
+        match self.life.stopping.get_mut(who) {
+            Some(stopping) if !stopping.killed => {
+                stopping.killed = true;
+                self.entailed("stop");
+            }
+            _ => self.finding(act, &format!("a stop of {who} that has not come to its end")),
+        }
+    }
+
+    fn freeze(&mut self, act: &Act, who: &Who, frozen: bool) {
+        let Who::App(app) = who else { return self.finding(act, "an app that is frozen or thawed") };
+        let (thaw, stop) = (format!("thaw {app}"), format!("stop {app}"));
+        if frozen {
+            self.claim(act, &format!("freeze {app}"));
+        } else if self.life.told_to_end {
+            self.exempt(Exempt::ToldToEnd);
+        } else if self.book.has(&thaw, act.at) {
+            self.claim(act, &thaw);
+        } else if self.book.has(&stop, act.at) && !self.life.stopping.get(who).is_some_and(|s| s.thawed) {
+            // A frozen process does not see a signal: a stop begins with a thaw.
+            self.life.stopping.entry(who.clone()).or_default().thawed = true;
+            self.entailed("stop");
+        } else {
+            self.finding(act, &format!("the output {thaw:?} or {stop:?}"));
+        }
+    }
+
+    fn kill_group(&mut self, act: &Act, place: &str) {
+        let who = Who::at(place);
+        let began = !self.life.starts.is_empty();
+        match &who {
+            _ if !began => self.exempt(Exempt::HostBegins),
+            _ if self.life.told_to_end => self.exempt(Exempt::ToldToEnd),
+            // Nobody is left in it: the group is cleared before it is removed.
+            Who::App(_) if !self.running(&who) => self.entailed("start"),
+            Who::Face(_) if !self.running(&who) => self.exempt(Exempt::FaceLeft),
+            Who::App(_) => self.entailed_by_stop(act, &who),
+            Who::Face(_) | Who::Place(_) => self.finding(act, "the end of those in the group"),
+        }
+    }
+
+    fn share(&mut self, act: &Act, place: &str, value: &str) {
+        if self.life.starts.is_empty() || place == "faces" {
+            return self.exempt(Exempt::HostBegins);
+        }
+        self.claim(act, &format!("squeeze {place} {value}"));
+    }
+
+    /// Limits are a part of the start, or a resize, of an app.
+    fn limit(&mut self, act: &Act, place: &str, file: &str) {
+        let who = Who::at(place);
+        let Who::App(app) = &who else {
+            return match place {
+                "" | "faces" => self.exempt(Exempt::HostBegins),
+                _ if Class::parse(place.split('/').next().unwrap_or_default()).is_some() => {
+                    self.entailed("start")
+                }
+                _ if place.starts_with("faces/") => self.exempt(Exempt::HostBegins),
+                _ => self.finding(act, "an app or a face whose limit that is"),
+            };
+        };
+        let starts = format!("start {app} ");
+        let is_starting = self
+            .book
+            .open
+            .iter()
+            .any(|(claim, times)| claim.starts_with(&starts) && times.iter().any(|t| *t <= act.at));
+        let resize = format!("resize {app}");
+        if is_starting && !self.running(&who) {
+            self.entailed("start");
+        } else if file.starts_with("cpu.") && file != "cpu.cfs_quota_us" && self.book.has(&resize, act.at) {
+            self.claim(act, &resize);
+        } else if self.book.taken.contains_key(&resize) || self.book.has(&resize, act.at) {
+            self.entailed("resize");
+        } else {
+            self.finding(act, &format!("a start or a resize of {app}"));
+        }
+    }
+
+    fn durable(&mut self, act: &Act, what: &Durably) {
+        match what {
+            Durably::Incarnation if self.life.starts.is_empty() => self.exempt(Exempt::HostBegins),
+            Durably::Incarnation => self.finding(act, "the beginning of a host"),
+            Durably::Import => self.entailed("import"),
+            Durably::Upload { bundle } => self.upload(act, bundle),
+            Durably::Store { opener: true } | Durably::Commit { opener: true } => self.opener(act),
+            // The last one marks the store as closed in order.
+            Durably::Commit { opener: false }
+                if self.life.told_to_end && !self.book.has("persist", act.at) =>
+            {
+                self.exempt(Exempt::ToldToEnd);
+            }
+            Durably::Commit { opener: false } => {
+                self.claim(act, "persist");
+            }
+            Durably::Store { opener: false } if self.life.told_to_end => self.exempt(Exempt::ToldToEnd),
+            Durably::Store { opener: false } => match self.persisting(act.at) {
+                true => self.entailed("persist"),
+                false => self.finding(act, "a persist that is under way"),
+            },
+        }
+    }
+
+    /// Whether something was being persisted at that time.
+    fn persisting(&self, at: u64) -> bool {
+        let mut under_way = BTreeSet::new();
+        for record in self.records.iter().take_while(|record| record.at.as_micros() <= at) {
+            match &record.entry {
+                obu_core::record::Entry::Output(Output::Persist { ticket, .. }) => {
+                    under_way.insert(*ticket);
+                }
+                obu_core::record::Entry::Input(Input::Persisted { ticket, .. }) => {
+                    under_way.remove(ticket);
+                }
+                obu_core::record::Entry::Input(Input::Boot(_)) => under_way.clear(),
+                _ => {}
+            }
+        }
+        !under_way.is_empty()
+    }
+
+    /// The thread that drives the machine: it opens the store, and keeps a module that is to be loaded.
+    fn opener(&mut self, act: &Act) {
+        let before = |at: &u64| *at <= act.at;
+        let boots = inputs(self.records).filter(|(at, input)| before(at) && matches!(input, Input::Boot(_)));
+        let booted = boots.count() > 0 && self.node_booted(act.at);
+        let loads = outputs(self.records)
+            .filter(|(at, output)| before(at) && matches!(output, Output::LoadModule { .. }))
+            .count();
+        match (booted, loads) {
+            (false, _) => self.exempt(Exempt::OpensStore),
+            (true, 0) => self.finding(act, "an output that loads a module"),
+            (true, _) => self.entailed("module"),
+        }
+    }
+
+    /// Whether the machine had booted in the node process of that time.
+    fn node_booted(&self, at: u64) -> bool {
+        let starts = self.life.starts.get(&Who::Face("node".into())).copied().unwrap_or(0);
+        let boots =
+            inputs(self.records).filter(|(t, input)| *t <= at && matches!(input, Input::Boot(_))).count();
+        // Every node process boots once; lives before this one are counted by their hosts.
+        boots >= starts
+    }
+
+    fn upload(&mut self, act: &Act, bundle: &str) {
+        let named = outputs(self.records).any(|(_, output)| match output {
+            Output::Host(HostCommand::Import { bundle: digest }) => digest.hex() == bundle,
+            Output::LoadModule { module, .. } => module.hex() == bundle,
+            _ => false,
+        });
+        match named {
+            true => self.exempt(Exempt::Upload),
+            false => self.finding(act, &format!("an output that names bundle {bundle}")),
+        }
+    }
+
+    /// A way that this data takes, opened by an output before it.
+    fn data(&mut self, act: &Act, app: &str, what: &str) {
+        let path = SignalPath::new(what).ok();
+        let covers =
+            |signals: &[SignalPattern]| path.as_ref().is_some_and(|p| signals.iter().any(|s| s.matches(p)));
+        let opened =
+            outputs(self.records).take_while(|(at, _)| *at <= act.at).any(|(_, output)| match output {
+                Output::Bus(ToBus::Route { app: to, signals }) => to.app.as_str() == app && covers(signals),
+                Output::Camera(ToCamera::Route { app: to, cameras }) => {
+                    to.app.as_str() == app && cameras.iter().any(|c| what == format!("camera {}", c.id))
+                }
+                _ => false,
+            });
+        match opened {
+            true => self.entailed("route"),
+            false => self.finding(act, &format!("an output that routes {what} to {app}")),
+        }
+    }
+
+    /// Every output that no act has taken must have failed, and said so.
+    fn leftovers(&mut self) {
+        let failures = failures(self.records);
+        let open = std::mem::take(&mut self.book.open);
+        for (claim, times) in open {
+            let kind = claim.split(' ').next().unwrap_or(&claim).to_owned();
+            let failed = failures.iter().filter(|failure| claim.starts_with(failure.as_str())).count();
+            let done_before =
+                self.book.taken.contains_key(&claim) && matches!(kind.as_str(), "face" | "import");
+            for (number, at) in times.iter().enumerate() {
+                if number < failed || done_before {
+                    *self.report.failed.entry(kind.clone()).or_default() += 1;
+                } else if self.cuts.iter().any(|cut| cut.contains(at)) {
+                    self.exempt(Exempt::CutOff);
+                } else {
+                    let node = self.node;
+                    self.report
+                        .findings
+                        .push(format!("{node}: output without its act: {claim} (at {at} us)"));
+                }
+            }
+        }
+    }
+}
+
+/// What somebody outside wrote down, a line each, against the outputs of all nodes: each line is one output of one node.
+pub fn by_server(kind: &str, lines: &[String], nodes: &BTreeMap<NodeId, Vec<Record>>) -> Report {
+    let mut report = Report::default();
+    let mut books: Vec<Book> = nodes.values().map(|records| Book::of(records, false)).collect();
+    for line in lines {
+        let claim = format!("{kind} {line}");
+        match books.iter_mut().any(|book| book.take(&claim, u64::MAX)) {
+            true => *report.matched.entry(format!("{kind} by the server")).or_default() += 1,
+            false => report.findings.push(format!("written down outside, and wanted by no node: {claim}")),
+        }
+    }
+    report
+}
+
+/// What the node was told could not be done, as the beginning of the claim that it answers.
+fn failures(records: &[Record]) -> Vec<String> {
+    let mut asked = BTreeMap::new();
+    for (_, output) in outputs(records) {
+        if let Output::Bus(ToBus::Transmit { request, .. }) = output {
+            asked.insert(*request, claim(output, false).unwrap_or_default());
+        }
+    }
+    let failure = |input: &Input| match input {
+        Input::Host(HostEvent::StartFailed { app, .. }) => Some(format!("start {app} ")),
+        // The same words as the claims: `stop oem/lane`.
+        Input::Host(HostEvent::Refused { command, .. }) => Some(command.clone()),
+        Input::Host(HostEvent::ImportRefused { bundle, .. }) => Some(format!("import {}", bundle.hex())),
+        Input::Bus(FromBus::EffectDone { task, attempt, result: Err(_) }) => {
+            Some(format!("effect task={task} attempt={} ", attempt.0))
+        }
+        Input::Bus(FromBus::Transmitted { request, result: Err(_) }) => asked.get(request).cloned(),
+        Input::Island { app, result: Err(_) } => Some(format!("island {app}")),
+        Input::Persisted { result: Err(_), .. } => Some("persist".into()),
+        _ => None,
+    };
+    inputs(records).filter_map(|(_, input)| failure(input)).collect()
+}

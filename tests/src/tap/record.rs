@@ -1,0 +1,47 @@
+//! What the nodes recorded.
+
+use std::fs;
+use std::path::Path;
+
+use obu_core::record::{Entry, Record};
+
+/// Everything that a node recorded in `dir`, its state, in the order of time.
+///
+/// # Panics
+/// If a recording cannot be read. One that was cut off by the end of its process is read up to there.
+pub fn read(dir: &Path) -> Vec<Record> {
+    let mut records = Vec::new();
+    let files = fs::read_dir(dir.join("node")).expect("the node's state").flatten();
+    for file in files.filter(|file| file.path().extension().is_some_and(|ending| ending == "vrec")) {
+        let bytes = fs::read(file.path()).expect("a recording");
+        let mut rest = bytes.as_slice();
+        loop {
+            match Record::decode_first(rest) {
+                Ok(Some((record, used))) => {
+                    records.push(record);
+                    rest = &rest[used..];
+                }
+                Ok(None) | Err(policies::wire::WireError::Short { .. }) => break,
+                Err(error) => panic!("{}: {error}", file.path().display()),
+            }
+        }
+    }
+    records.sort_by_key(|record| record.at);
+    records
+}
+
+/// The inputs among records, with their time in microseconds.
+pub fn inputs(records: &[Record]) -> impl Iterator<Item = (u64, &obu_core::io::Input)> {
+    records.iter().filter_map(|record| match &record.entry {
+        Entry::Input(input) => Some((record.at.as_micros(), input)),
+        _ => None,
+    })
+}
+
+/// The outputs among records, with their time in microseconds.
+pub fn outputs(records: &[Record]) -> impl Iterator<Item = (u64, &obu_core::io::Output)> {
+    records.iter().filter_map(|record| match &record.entry {
+        Entry::Output(output) => Some((record.at.as_micros(), output)),
+        _ => None,
+    })
+}

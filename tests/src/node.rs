@@ -62,6 +62,16 @@ impl<'a> NodeBuilder<'a> {
         self
     }
 
+    /// With the bus of the road, on which this app may put frames of this id, a few a second.
+    #[must_use]
+    pub fn with_bus_open_to(self, app: &str, id: u32) -> Self {
+        let mut node = self.with_bus();
+        if let Some(bus) = node.sections.last_mut() {
+            *bus += &format!("tx = [{{ app = \"{app}\", id = {id}, rate_per_s = 20 }}]\n");
+        }
+        node
+    }
+
     /// With the clip as its camera `front`.
     #[must_use]
     pub fn with_camera(mut self) -> Self {
@@ -190,7 +200,7 @@ pub struct NodeUnderTest<'a> {
 
 impl NodeUnderTest<'_> {
     fn command(&self) -> Command {
-        let host = self.road.programs.program("verge-host");
+        let host = self.road.host();
         let mut command = match (self.user, self.disk) {
             (None, None) => Command::new(host),
             (None, Some(size)) => {
@@ -245,6 +255,11 @@ impl NodeUnderTest<'_> {
         let mut command = Command::new(self.road.programs.program("verge"));
         command.arg("--socket").arg(self.socket()).args(arguments);
         Said::of(&mut command)
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Its control socket.

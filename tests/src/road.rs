@@ -98,6 +98,8 @@ pub struct Road {
     pub port: u16,
     /// Port of its effect server, if it was started.
     effects: Option<u16>,
+    /// What is started for `verge-host`, if not the program itself.
+    host: Option<PathBuf>,
 }
 
 /// A loopback port that was free a moment ago.
@@ -120,6 +122,7 @@ impl Road {
             group: format!("239.74.{}.{}", high.max(1), low.max(1)),
             port,
             effects: None,
+            host: None,
         };
         road.key("dev");
         road
@@ -162,9 +165,27 @@ impl Road {
 
     /// Starts the effect server of the ledger; nodes described after it use it.
     pub fn ledger(&mut self) -> Ledger {
-        let ledger = Ledger::start(self);
+        let ledger = Ledger::start(self, None);
         self.effects = Some(ledger.port);
         ledger
+    }
+
+    /// As [`Self::ledger`]; it also listens on the bus and writes frames of this id into `frames.log`.
+    pub fn ledger_on_bus(&mut self, id: u32) -> Ledger {
+        let ledger = Ledger::start(self, Some(id));
+        self.effects = Some(ledger.port);
+        ledger
+    }
+
+    /// Hosts of nodes that are started from now on run below strace.
+    pub fn tapped(&mut self) {
+        let path = self.path().join("verge-host");
+        crate::tap::stand::host_below_strace(&path, None);
+        self.host = Some(path);
+    }
+
+    pub(crate) fn host(&self) -> PathBuf {
+        self.host.clone().unwrap_or_else(|| self.programs.program("verge-host"))
     }
 
     pub(crate) fn effects(&self) -> Option<u16> {
@@ -295,16 +316,20 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    fn start(road: &Road) -> Self {
+    fn start(road: &Road, watched: Option<u32>) -> Self {
         let lines = road.path().join("effects.log");
-        let mut process = Command::new(python())
+        let mut command = Command::new(python());
+        command
             .arg(root().join("scripts/ledger.py"))
             .args(["--effects".as_ref(), lines.as_os_str()])
-            .args(["--summary".as_ref(), road.path().join("ledger.json").as_os_str()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("scripts/ledger.py");
+            .args(["--summary".as_ref(), road.path().join("ledger.json").as_os_str()]);
+        if let Some(id) = watched {
+            command.args(["--multicast", &road.group, "--port", &road.port.to_string()]);
+            command.args(["--watch", &format!("{id:X}"), "--frames"]).arg(road.path().join("frames.log"));
+            command.env("PYTHONPATH", road.programs.material("pylib"));
+        }
+        let mut process =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("scripts/ledger.py");
         let mut first = String::new();
         BufReader::new(process.stdout.take().expect("its output")).read_line(&mut first).expect("its port");
         let port = first.trim().parse().expect("its port");

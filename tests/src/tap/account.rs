@@ -261,8 +261,9 @@ impl Clerk<'_> {
         }
         let before = sent(&self.life);
         *self.life.sent.entry((to.clone(), name.to_owned())).or_default() += 1;
+        let wanted = matches!(to, Who::App(app) if self.book.has(&format!("stop {app}"), act.at));
         match (to, name) {
-            _ if self.life.told_to_end && before == 0 => self.exempt(Exempt::ToldToEnd),
+            _ if self.life.told_to_end && before == 0 && !wanted => self.exempt(Exempt::ToldToEnd),
             (Who::App(app), "SIGTERM") => {
                 if self.claim(act, &format!("stop {app}")) {
                     self.life.stopping.entry(to.clone()).or_default();
@@ -459,8 +460,9 @@ impl Clerk<'_> {
         for (claim, times) in open {
             let kind = claim.split(' ').next().unwrap_or(&claim).to_owned();
             let failed = failures.iter().filter(|failure| claim.starts_with(failure.as_str())).count();
+            // Asked for again what is there: by a node that came back.
             let done_before =
-                self.book.taken.contains_key(&claim) && matches!(kind.as_str(), "face" | "import");
+                self.book.taken.contains_key(&claim) && matches!(kind.as_str(), "face" | "import" | "island");
             for (number, at) in times.iter().enumerate() {
                 if number < failed || done_before {
                     *self.report.failed.entry(kind.clone()).or_default() += 1;

@@ -252,7 +252,7 @@ fn member(run: &Path, realm: Realm, sibling: u16) -> Session {
 }
 
 /// Lines of the ledger, each behind its time.
-fn lines(file: &Path) -> Vec<String> {
+pub fn lines(file: &Path) -> Vec<String> {
     let text = fs::read_to_string(file).unwrap_or_default();
     text.lines().filter_map(|line| line.split_once(' ')).map(|(_, line)| line.to_owned()).collect()
 }

@@ -9,6 +9,7 @@
 #   clip         clip/street.mjpeg  a real street video as the dashcam's MJPEG stream
 #   wasm         wasm/*.wasm        the functions of examples/functions
 #   apps         apps/*/            the compiled apps of examples/apps
+#   strace       strace/           strace for the tests, where it is not installed (not part of the demo)
 #   sumo         sumo/              SUMO, for sim/drives/make-drive.py (not part of the demo)
 #
 # Needs no root and installs nothing; downloads are kept; a second run does only what changed.

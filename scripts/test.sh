@@ -65,6 +65,7 @@ cargo_tests() {
 step "format" cargo fmt --all --check
 say "material for demo and tests"
 step "material" scripts/material.sh
+step "strace" scripts/material.sh strace
 export VERGE_PYLIB=$build/material/pylib
 say "build"
 cargo build --locked --workspace --all-targets 2>&1 | tail -3

@@ -39,7 +39,7 @@ with zenoh.open(config) as session:
 
 /// Prints what was accounted for, and fails if anything was not, or if one of these kinds of acts was never seen.
 fn settled(report: &Report, kinds: &[&str]) {
-    println!("{report}");
+    eprintln!("{report}");
     assert!(
         report.findings.is_empty(),
         "{} findings:\n{}",

@@ -12,6 +12,7 @@
 
 pub mod account;
 pub mod acts;
+pub mod book;
 pub mod clock;
 pub mod ear;
 pub mod realm;

@@ -13,8 +13,9 @@ use v2e::keys::RealmName;
 use v2e::session::{Security, Session, Tls};
 use v2e_core::report::Realm;
 
-use super::account::{account, by_server};
+use super::account::account;
 use super::acts::acts;
+use super::book::by_server;
 use super::clock::WallToNode;
 use super::ear::{Ears, open};
 use super::realm::{Absence, Heard, between_nodes, by_ear};

@@ -94,7 +94,7 @@ mod tests {
         let path = dir.path().join("state/node");
         fs::create_dir_all(&path).unwrap();
         let entries = [
-            Entry::Note("fault on purpose: the next run is sent to a2 twice".into()),
+            Entry::Note("fault on purpose: this run is sent to a2 twice".into()),
             effect(1, 1),
             Entry::Note("fault on purpose: the effect of a1.1.1 is asked for again".into()),
             refusal(1),

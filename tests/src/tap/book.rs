@@ -1,6 +1,6 @@
 //! The outputs that are to have an act, each as a line of text, and those among them that failed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use obu_core::io::{Input, Output};
 use obu_core::record::Record;
@@ -118,12 +118,21 @@ pub(super) fn failures(records: &[Record]) -> Vec<String> {
             asked.insert(*request, claim(output, false).unwrap_or_default());
         }
     }
+    // A repeat that the effect port refuses, of an effect that was done, is no failure of that effect.
+    let done: BTreeSet<_> = inputs(records)
+        .filter_map(|(_, input)| match input {
+            Input::Bus(FromBus::EffectDone { task, attempt, result: Ok(()) }) => Some((task, attempt)),
+            _ => None,
+        })
+        .collect();
     let failure = |input: &Input| match input {
         Input::Host(HostEvent::StartFailed { app, .. }) => Some(format!("start {app} ")),
         // The same words as the claims: `stop oem/lane`.
         Input::Host(HostEvent::Refused { command, .. }) => Some(command.clone()),
         Input::Host(HostEvent::ImportRefused { bundle, .. }) => Some(format!("import {}", bundle.hex())),
-        Input::Bus(FromBus::EffectDone { task, attempt, result: Err(_) }) => {
+        Input::Bus(FromBus::EffectDone { task, attempt, result: Err(_) })
+            if !done.contains(&(task, attempt)) =>
+        {
             Some(format!("effect task={task} attempt={} ", attempt.0))
         }
         Input::Bus(FromBus::Transmitted { request, result: Err(_) }) => asked.get(request).cloned(),

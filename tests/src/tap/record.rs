@@ -38,10 +38,19 @@ pub fn inputs(records: &[Record]) -> impl Iterator<Item = (u64, &obu_core::io::I
     })
 }
 
-/// The outputs among records, with their time in microseconds.
+/// What the node notes after a run that its `[faults]` make it send twice.
+const SENT_TWICE: &str = "fault on purpose: this run is sent to";
+
+/// The outputs among records, with their time in microseconds. A run that is sent twice on purpose, and recorded so,
+/// counts twice.
 pub fn outputs(records: &[Record]) -> impl Iterator<Item = (u64, &obu_core::io::Output)> {
-    records.iter().filter_map(|record| match &record.entry {
-        Entry::Output(output) => Some((record.at.as_micros(), output)),
+    let mut last = None;
+    records.iter().filter_map(move |record| match &record.entry {
+        Entry::Output(output) => {
+            last = Some((record.at.as_micros(), output));
+            last
+        }
+        Entry::Note(text) if text.starts_with(SENT_TWICE) => last,
         _ => None,
     })
 }

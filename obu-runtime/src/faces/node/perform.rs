@@ -32,7 +32,7 @@ impl Driver {
             Output::Send { realm, to, message } => {
                 let payload = message.payload().and_then(|blob| self.blobs.get(&blob));
                 if self.faults.repeat_runs && is_run_of_once(&message) {
-                    self.recorder.note(now, format!("fault on purpose: the next run is sent to {to} twice"));
+                    self.recorder.note(now, format!("fault on purpose: this run is sent to {to} twice"));
                     self.realms.send(realm, to.clone(), &message, payload.clone());
                 }
                 self.realms.send(realm, to, &message, payload);

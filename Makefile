@@ -5,13 +5,14 @@ BUILD := $(or $(VERGE_BUILD),target)
 export CARGO_TARGET_DIR := $(BUILD)
 BIN := $(BUILD)/debug
 
-.PHONY: demo test build material bench soak clean help
+.PHONY: demo test build material bench soak dist clean help
 
 help:
 	@echo "make demo   a car on the road, on this machine  [DRIVE=log DBC=file] [SEED=n] [KEEP=1]"
 	@echo "make test   all tests"
 	@echo "make bench  the table of figures, beside the rivals  [ID=family]"
 	@echo "make soak   the tests that take hours"
+	@echo "make dist   release tarballs for x86-64 and aarch64  [ARCH=x86_64|aarch64]"
 
 build:
 	cargo build --locked -p obu-host -p obu-runtime -p sim
@@ -32,6 +33,9 @@ bench:
 
 soak:
 	scripts/soak.sh
+
+dist:
+	scripts/dist.sh $(ARCH)
 
 clean:
 	cargo clean

@@ -155,6 +155,22 @@ deb_closure() {
             "this release may not carry them: see the README for the supported releases"
 }
 
+# ---- Rust for another machine ----
+
+# rust_target TARGET: the toolchain in use can build for TARGET, if need be after asking rustup, in a bounded time.
+rust_target() {
+    has_rust_target "$1" && return
+    command -v rustup >/dev/null || return 1
+    say "asking rustup for the target $1"
+    mkdir -p "$MATERIAL/cache"
+    (cd "$ROOT" && timeout 120 rustup target add "$1") >"$MATERIAL/cache/rustup.log" 2>&1 && has_rust_target "$1"
+}
+
+has_rust_target() {
+    local libraries
+    libraries=$(cd "$ROOT" && rustc --print target-libdir --target "$1" 2>/dev/null) && [ -d "$libraries" ]
+}
+
 # ---- PyPI packages ----
 
 # python: the interpreter for host-side tools: $PYTHON or the first python3 of 3.10 or newer.

@@ -10,6 +10,7 @@
 #   wasm         wasm/*.wasm        the functions of examples/functions
 #   apps         apps/*/            the compiled apps of examples/apps
 #   strace       strace/           strace for the tests, where it is not installed (not part of the demo)
+#   cross        cross/             C compiler, libraries and emulator for aarch64 (make dist and its test, not the demo)
 #   sumo         sumo/              SUMO, for sim/drives/make-drive.py (not part of the demo)
 #
 # Needs no root and installs nothing; downloads are kept; a second run does only what changed.

@@ -19,19 +19,6 @@ CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}
 # Same bytes wherever it is built: no path of this machine gets into a module.
 REMAP="--remap-path-prefix=$SOURCE=functions --remap-path-prefix=$CARGO_HOME=cargo --remap-path-prefix=$TOOLS=rust"
 
-# has_rustup_target: the toolchain in use can build for the target.
-has_rustup_target() {
-    local libraries
-    libraries=$(cd "$ROOT" && rustc --print target-libdir --target "$TARGET" 2>/dev/null) && [ -d "$libraries" ]
-}
-
-# add_rustup_target: asks rustup for it, in a bounded time; its failure is no error.
-add_rustup_target() {
-    command -v rustup >/dev/null || return 1
-    say "wasm: asking rustup for the target $TARGET"
-    (cd "$ROOT" && timeout 120 rustup target add "$TARGET") >"$MATERIAL/cache/rustup.log" 2>&1 && has_rustup_target
-}
-
 build_with_rustup() {
     say "wasm: building ${FUNCTIONS[*]} with rustup's $TARGET"
     cd "$SOURCE"
@@ -84,7 +71,7 @@ build_with_debian() {
 }
 
 mkdir -p "$MATERIAL/cache"
-if [ "${WASM_TOOLCHAIN:-}" != debian ] && { has_rustup_target || add_rustup_target; }; then
+if [ "${WASM_TOOLCHAIN:-}" != debian ] && rust_target "$TARGET"; then
     build_with_rustup
 else
     say "wasm: no $TARGET from rustup, so with Debian's rustc, unpacked"

@@ -13,7 +13,7 @@ HERE=$ROOT/tests/guest
 GUEST=$BUILD/guest
 KERNEL_NAME='linux-image-6\.1\.0-[0-9]+-amd64'
 # What the guest has that the host may lack. kmod comes first: it also indexes the modules here.
-TOOLS=(kmod can-utils iproute2)
+TOOLS=(kmod can-utils iproute2 systemd)
 
 # The root file system comes over 9p and is written to through an overlay.
 BOOT_MODULES=(virtio_pci 9pnet_virtio 9p overlay virtio_console)

@@ -15,7 +15,7 @@ struct Finding {
 }
 
 pub(super) fn doctor(client: &Client) -> Result<(), Failure> {
-    let findings = [kernel(), cgroups(), user_namespaces(), psi(), can(), host_binary()];
+    let findings = [program(), kernel(), cgroups(), user_namespaces(), psi(), can(), host_binary()];
     let node = get::fetch(client, View::Machine).ok();
     if client.output == Format::Json {
         let machine: Vec<_> = findings
@@ -48,6 +48,12 @@ pub(super) fn doctor(client: &Client) -> Result<(), Failure> {
 
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+/// Which release this is and what it was built for: under an emulator that is not the machine's own architecture.
+fn program() -> Finding {
+    let found = format!("{} for {}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    Finding { what: "verge", found, ok: true, fix: "" }
 }
 
 fn kernel() -> Finding {

@@ -63,6 +63,7 @@ try_aarch64() {
     code=0
     out=$(run verge validate typo.yaml) || code=$?
     expect "aarch64: verge validate of a typo fails" 1 "$code"
+    # shellcheck disable=SC2016 # no command, but what the message has
     holds "aarch64: ... with line, column and suggestion" "$out" "typo.yaml:5:5" 'unknown key `comand`' 'did you mean `command`?'
 }
 
@@ -75,7 +76,7 @@ try_tarball() {
     mkdir -p "$work/bin-$arch" "$dir"
     for program in "${programs[@]}"; do
         # The symbols of a dev build would be most of the time that packing takes.
-        "$strip_tool" --strip-debug -o "$work/bin-$arch/$program" "$bin/$program"
+        "$strip_tool" -o "$work/bin-$arch/$program" "$bin/$program"
     done
     scripts/dist.sh --from "$work/bin-$arch" --to "$work/once" "$arch"
     (umask 077 && touch "$work/bin-$arch"/* && scripts/dist.sh --from "$work/bin-$arch" --to "$work/again" "$arch")
@@ -113,7 +114,7 @@ analyze() {
     if ! command -v systemd-analyze >/dev/null; then
         # shellcheck disable=SC2016 # expanded by the inner shell
         [ -d "$dir" ] || bash -c '. scripts/lib.sh && packages=$(deb_closure systemd) && deb_unpack "$1" $packages' _ "$dir" >&2
-        tool=(env "LD_LIBRARY_PATH=$(find "$dir" -name '*.so*' -printf '%h\n' | sort -u | paste -sd:)" "$dir/usr/bin/systemd-analyze")
+        tool=(env "LD_LIBRARY_PATH=$(find "$dir" -regex '.*\.so[.0-9]*' -printf '%h\n' | sort -u | paste -sd:)" "$dir/usr/bin/systemd-analyze")
     fi
     "${tool[@]}" verify --man=no --root="$1" verge-host.service 2>&1 || echo "exit code $?"
 }
@@ -129,7 +130,7 @@ try_unit() {
     holds "systemd-analyze verify would tell a typo" "$(analyze "$root")" "KilMode"
 }
 
-strip_tool=strip
+strip_tool="strip"
 try_tarball x86_64 "$build/debug"
 build_aarch64
 try_aarch64

@@ -4,6 +4,7 @@
 # tests: P6-04
 #
 #   tests/guest/run -t 900 -- tests/guest/cases/systemd.sh
+# shellcheck disable=SC2329 # until_ok calls functions by name
 set -euo pipefail
 [ -e /run/guest/control ] || { echo "systemd.sh starts a systemd and makes cgroups: run it in the guest" >&2 && exit 1; }
 cd "$(dirname "$0")/../../.."

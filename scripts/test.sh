@@ -83,7 +83,7 @@ if [ "${1:-}" != quick ]; then
     done
     step "guest machine" tests/guest/setup.sh
     for script in tests/guest/cases/*.sh; do
-        step "guest: $(basename "$script" .sh)" tests/guest/run -t 900 -- env VERGE_BUILD="$build" "$script"
+        step "guest: $(basename "$script" .sh)" tests/guest/run -t 1500 -- env VERGE_BUILD="$build" "$script"
     done
 fi
 

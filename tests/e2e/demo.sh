@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo, as root and as an ordinary user; with the drive that ships and with a real recording.
+# The demo with the drive that ships, and as an ordinary user with a real recording.
 # tests: P3-08, P3-09, P3-10, P4-04, P5-02
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -20,15 +20,20 @@ play() {
 }
 
 play "the drive that ships" "${demo[@]}"
+ordinary=()
+home=$(mktemp -d)
 if [ "$(id -u)" = 0 ]; then
-    home=$(mktemp -d)
     chmod 755 "$home" && chown 65534:65534 "$home"
-    play "as an ordinary user" setpriv --reuid 65534 --regid 65534 --clear-groups env HOME="$home" TMPDIR="$home" "${demo[@]}"
-    rm -rf "$home"
+    ordinary=(setpriv --reuid 65534 --regid 65534 --clear-groups env "HOME=$home" "TMPDIR=$home")
 fi
+trap 'rm -rf "$home" "$log"' EXIT
 if [ -f "$shared/data/drive-gnss-obd2-600s.log" ]; then
-    play "a real recording" "${demo[@]}" --drive "$shared/data/drive-gnss-obd2-600s.log" --dbc "$shared/data/canmod-gps.dbc"
+    recording=("$shared/data/drive-gnss-obd2-600s.log" "$shared/data/canmod-gps.dbc")
+    for file in "${recording[@]}"; do cp "$file" "$home/" && chmod a+r "$home/${file##*/}"; done
+    play "as an ordinary user, with a real recording" "${ordinary[@]}" "${demo[@]}" \
+        --drive "$home/${recording[0]##*/}" --dbc "$home/${recording[1]##*/}"
 else
+    play "as an ordinary user" "${ordinary[@]}" "${demo[@]}"
     echo "SKIPPED: demo with a real recording: $shared/data is not there"
     [ -z "${CI:-}" ] || status=1
 fi

@@ -7,7 +7,7 @@ set -euo pipefail
 [ -e /run/guest/control ] || { echo "demo.sh makes interfaces and cgroups: run it in the guest" >&2 && exit 1; }
 cd "$(dirname "$0")/../../.."
 build=$(realpath "${VERGE_BUILD:-target}")
-scale=${VERGE_TIME_SCALE:-6}
+scale=${VERGE_TIME_SCALE:-5}
 log=$(mktemp)
 status=0
 "$build/debug/verge" demo --material "$build/material" --project "$PWD" --seed 7 --time-scale "$scale" 2>&1 | tee "$log" || status=$?

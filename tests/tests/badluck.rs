@@ -124,3 +124,14 @@ fn a_full_disk_refuses_what_is_new_and_keeps_what_is_there() {
     node.wait_state("oem/heartbeat", "running");
     node.stop();
 }
+
+// tests: P1-06
+#[test]
+fn a_reader_that_leaves_early_is_no_crash() {
+    needs!("a_reader_that_leaves_early_is_no_crash", programs());
+    let verge = Programs::find().program("verge");
+    let script = "\"$0\" doctor | head -n 1; \"$0\" --help | true";
+    let mut command = std::process::Command::new("sh");
+    let said = Said::of(command.args(["-c", script]).arg(verge));
+    assert!(said.out.lines().count() == 1 && !said.err.contains("panicked"), "{said:?}");
+}

@@ -21,7 +21,7 @@ pub(crate) use apply::{app_ref, apply_file, call};
 pub(crate) use bundle::{failure, sign};
 pub(crate) use get::fetch;
 pub(crate) use node::host_binary;
-pub(crate) use report::{line, table};
+pub(crate) use report::{line, outlive_reader, table};
 pub(crate) use tools::{make_authority, make_signing_key};
 
 /// In-car platform middleware: confined apps, CAN and camera, tasks that run where they meet their deadline.

@@ -1,6 +1,7 @@
 //! How results and failures are printed. The one place of the package that writes to standard output.
 
 use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
@@ -57,13 +58,25 @@ impl From<crate::config::FileError> for Failure {
     }
 }
 
-/// Prints a line.
-#[expect(clippy::print_stdout, reason = "this is where results become text")]
+/// Exit code when nobody reads any more, as of a program that SIGPIPE ended.
+const READER_GONE: i32 = 141;
+
+/// Whether the command goes on when nobody reads any more.
+static OUTLIVES_READER: AtomicBool = AtomicBool::new(false);
+
+/// From now on the command goes on when nobody reads any more: it has something to clear away at its end.
+pub(crate) fn outlive_reader() {
+    OUTLIVES_READER.store(true, Ordering::Relaxed);
+}
+
+/// Prints a line. When nobody reads any more, as after `| head`, the command ends.
 pub(crate) fn line(text: impl Display) {
     use std::io::Write as _;
-    println!("{text}");
-    // A pipe that is gone ends the command at the next write; nothing to do here.
-    let _ = std::io::stdout().flush();
+    let mut out = std::io::stdout().lock();
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    if written.is_err() && !OUTLIVES_READER.load(Ordering::Relaxed) {
+        std::process::exit(READER_GONE);
+    }
 }
 
 /// Writes raw bytes (a task's result) to standard output.

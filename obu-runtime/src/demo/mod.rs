@@ -70,6 +70,7 @@ struct Drive {
 /// # Errors
 /// If something is missing; what goes wrong on the road is in the summary and the exit code.
 pub fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
+    crate::cli::outlive_reader();
     let stop = script::on_signals()?;
     let root = root()?;
     let drive = drive(args, &root)?;

@@ -53,6 +53,12 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// What was on a real node's disk when it booted.
+    pub fn restore(&mut self, boot: &Boot) {
+        self.desired.clone_from(&boot.desired);
+        self.records = boot.records.iter().map(|record| (record.task.clone(), record.clone())).collect();
+    }
+
     /// A write has become durable.
     pub fn write(&mut self, what: Durable) {
         match what {

@@ -13,12 +13,16 @@
 pub mod body;
 pub mod chance;
 pub mod check;
+pub mod compare;
 pub mod fault;
 pub mod find;
+pub mod fit;
 pub mod fleet;
 pub mod host;
 pub mod log;
+pub mod model;
 pub mod network;
 pub mod queue;
 pub mod replay;
+pub mod road;
 pub mod world;

@@ -1,15 +1,17 @@
-//! The `verge-sim` command: run one world, look for a seed that breaks a rule, replay a recording.
+//! The `verge-sim` command: run one world, look for a seed that breaks a rule, replay a recording, set a
+//! model beside a road.
 #![forbid(unsafe_code)]
 
 mod show;
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use policies::id::NodeId;
+use sim::compare::{CompareError, compare};
 use sim::fault::Choice;
 use sim::find::{self, Search};
 use sim::log::LogError;
@@ -88,20 +90,53 @@ enum Command {
         #[arg(long)]
         decisions: bool,
     },
+    /// Fit a model to the recordings of one road, run it, and tell how far its latencies are from the road's.
+    Compare {
+        /// The recordings of all nodes of the road, every life of each.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Decides what is drawn.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Record the run of the model in this file, to be replayed.
+        #[arg(long)]
+        log: Option<PathBuf>,
+    },
+}
+
+/// Why a command came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Compare(#[from] CompareError),
+}
+
+impl Failed {
+    fn fix(&self) -> Option<&'static str> {
+        match self {
+            Self::Log(error) => error.fix(),
+            Self::Compare(error) => error.fix(),
+        }
+    }
 }
 
 fn main() -> ExitCode {
     let Cli { output, command } = Cli::parse();
-    let result = match command {
+    let result: Result<ExitCode, Failed> = match command {
         Command::Run { seed, nodes, seconds, faults, log } => {
             let faults = faults.faults(seed);
-            run(output, Options { seed, nodes, seconds, faults, log })
+            run(output, Options { seed, nodes, seconds, faults, log }).map_err(Into::into)
         }
         Command::Find { seeds, from, jobs, dir, all } => {
-            find(output, &Search { from, seeds, jobs, dir, all })
+            find(output, &Search { from, seeds, jobs, dir, all }).map_err(Into::into)
         }
         Command::Replay { file, until, node, step, decisions } => {
-            play(output, &file, Selection { until, node }, step, decisions)
+            play(output, &file, Selection { until, node }, step, decisions).map_err(Into::into)
+        }
+        Command::Compare { files, seed, log } => {
+            contrast(output, &files, seed, log.as_deref()).map_err(Into::into)
         }
     };
     result.unwrap_or_else(|error| {
@@ -145,7 +180,7 @@ fn find(form: Form, search: &Search) -> Result<ExitCode, LogError> {
 
 fn play(
     form: Form,
-    file: &std::path::Path,
+    file: &Path,
     selection: Selection,
     step: bool,
     decisions: bool,
@@ -169,6 +204,15 @@ fn play(
     }
     let bad = matches!(result.verdict, Verdict::Differs(_)) || result.violation.is_some();
     Ok(ExitCode::from(u8::from(bad)))
+}
+
+fn contrast(form: Form, files: &[PathBuf], seed: u64, log: Option<&Path>) -> Result<ExitCode, CompareError> {
+    let comparison = compare(files, seed, log)?;
+    match form {
+        Form::Json => print(&format!("{}\n", show::compare::json(&comparison))),
+        Form::Text => print(&show::compare::text(&comparison)),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn wait_for_enter() {

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use v2e_core::report::Realm;
 
 use crate::chance::{Chance, Ratio};
+use crate::model::LinkTimes;
 
 /// One kind of link. Times in microseconds.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +85,8 @@ pub struct Network {
     pub counts: NetworkCounts,
     chance: Chance,
     isolated: BTreeSet<(Realm, usize)>,
+    /// Ways as measured, of realms where they were.
+    ways: BTreeMap<Realm, LinkTimes>,
     /// The latest arrival so far by pair: a stream does not overtake itself.
     latest: BTreeMap<(Realm, usize, usize), u64>,
 }
@@ -98,8 +101,26 @@ impl Network {
             counts: NetworkCounts::default(),
             chance: Chance::new(seed, "network"),
             isolated,
+            ways: BTreeMap::new(),
             latest,
         }
+    }
+
+    /// From now on the links of a realm take what was measured.
+    pub fn measured(&mut self, realm: Realm, times: &LinkTimes) {
+        let model = match realm {
+            Realm::Car => &mut self.car,
+            Realm::Outside => &mut self.outside,
+        };
+        model.rate_kb_s = times.rate_kb_s;
+        self.ways.insert(realm, times.clone());
+    }
+
+    /// What one way takes now, without what the length of the message adds.
+    fn way(&mut self, realm: Realm, len: u64) -> u64 {
+        let measured = self.ways.get(&realm).and_then(|times| times.way(len).draw(&mut self.chance));
+        let usual = self.model(realm).latency;
+        measured.unwrap_or_else(|| self.chance.between(usual))
     }
 
     /// The model of a realm's links.
@@ -138,7 +159,7 @@ impl Network {
             return Fate { arrives: Vec::new(), silent };
         }
         let transfer = len * 1000 / u64::from(model.rate_kb_s.max(1));
-        let mut at = now + self.chance.between(model.latency) + transfer;
+        let mut at = now + self.way(realm, len) + transfer;
         let latest = self.latest.entry((realm, from, to)).or_default();
         if !self.chance.happens(model.reorder) {
             at = at.max(*latest);

@@ -1,5 +1,7 @@
 //! How results look: text for people, JSON for programs.
 
+pub(crate) mod compare;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 

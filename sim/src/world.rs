@@ -11,18 +11,20 @@
 
 mod load;
 mod perform;
+mod reach;
+mod road;
 mod strike;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use can_core::effect;
-use obu_core::io::{CallEnd, DecisionKind, Input, JobEvent, Link, Output};
+use obu_core::io::{CallEnd, DecisionKind, Input, JobEvent, Output};
 use obu_core::record::{Entry, Record, Trail};
 use policies::id::{Attempt, NodeId, TaskId};
 use policies::limits;
 use v2e_core::message::Message;
-use v2e_core::report::Realm;
+use v2e_core::report::{Realm, TaskReport};
 
 use crate::body::Body;
 use crate::chance::{Chance, Ratio};
@@ -30,6 +32,7 @@ use crate::check::{Checker, Counts, Rule, Violation};
 use crate::fault::{Fault, Faults};
 use crate::fleet::fleet;
 use crate::log::{LogError, LogWriter, encode};
+use crate::model::Model;
 use crate::network::{LinkModel, Network, NetworkCounts};
 use crate::queue::Queue;
 
@@ -125,6 +128,8 @@ enum Event {
     Strike,
     /// A fault ends.
     Relief { unit: usize, fault: Fault, realm: Realm },
+    /// What a recording says happened.
+    Act { unit: usize, act: road::Act },
 }
 
 /// The world of one run.
@@ -143,6 +148,12 @@ pub struct World {
     report: Report,
     wakes: u64,
     spins: (u64, u32),
+    /// What was measured, if this is a recorded road.
+    model: Option<Model>,
+    /// Who reaches whom on a recorded road.
+    pairs: BTreeSet<(Realm, usize, usize)>,
+    /// What became of the tasks of a recorded road.
+    reports: Vec<TaskReport>,
 }
 
 impl World {
@@ -155,11 +166,27 @@ impl World {
         let skewed = options.faults.has(Fault::Skew);
         let bodies: Vec<Body> =
             fleet(seed, options.nodes).into_iter().map(|member| Body::new(seed, member, skewed)).collect();
-        let ids =
-            bodies.iter().enumerate().map(|(unit, body)| (body.member.config.node.clone(), unit)).collect();
         let mut strength = Chance::new(seed, "links");
         let car = options.faults.apply_to(LinkModel::CAR, &mut strength);
         let outside = options.faults.apply_to(LinkModel::OUTSIDE, &mut strength);
+        let log = options.log.as_deref().map(LogWriter::create).transpose()?;
+        let mut world = Self::with(options, bodies, car, outside, Checker::new(true));
+        world.log = log;
+        world.prepare();
+        Ok(world)
+    }
+
+    /// A world in which nothing is planned yet.
+    fn with(
+        options: Options,
+        bodies: Vec<Body>,
+        car: LinkModel,
+        outside: LinkModel,
+        checker: Checker,
+    ) -> Self {
+        let seed = options.seed;
+        let ids =
+            bodies.iter().enumerate().map(|(unit, body)| (body.member.config.node.clone(), unit)).collect();
         let report = Report {
             trail: Trail::default(),
             events: 0,
@@ -168,23 +195,24 @@ impl World {
             strikes: BTreeMap::new(),
             decisions: BTreeMap::new(),
         };
-        let mut world = Self {
+        Self {
             now: 0,
             queue: Queue::default(),
             bodies,
             ids,
             network: Network::new(seed, car, outside),
-            checker: Checker::new(true),
-            log: options.log.as_deref().map(LogWriter::create).transpose()?,
+            checker,
+            log: None,
             load: Chance::new(seed, "load"),
             faults: Chance::new(seed, "faults"),
             report,
             options,
             wakes: 0,
             spins: (0, 0),
-        };
-        world.prepare();
-        Ok(world)
+            model: None,
+            pairs: BTreeSet::new(),
+            reports: Vec::new(),
+        }
     }
 
     fn prepare(&mut self) {
@@ -205,7 +233,15 @@ impl World {
     /// # Errors
     /// [`Failure::Broken`], or [`Failure::Log`] if the log cannot be written.
     pub fn run(mut self) -> Result<Report, Failure> {
-        self.note(format!("{}", self.options))?;
+        self.run_recorded(format!("{}", self.options))?;
+        self.report.counts = self.checker.counts.clone();
+        self.report.network = self.network.counts;
+        Ok(self.report)
+    }
+
+    /// Runs, with a log of it if one is wanted.
+    fn run_recorded(&mut self, what: String) -> Result<(), Failure> {
+        self.note(what)?;
         let result = self.run_events();
         if let Err(Failure::Broken(violation)) = &result {
             self.note(format!("violation: {violation}"))?;
@@ -214,10 +250,7 @@ impl World {
         if let Some(log) = self.log.take() {
             log.finish()?;
         }
-        result?;
-        self.report.counts = self.checker.counts.clone();
-        self.report.network = self.network.counts;
-        Ok(self.report)
+        result
     }
 
     fn run_events(&mut self) -> Result<(), Failure> {
@@ -272,6 +305,7 @@ impl World {
             Event::ByHand => self.by_hand(),
             Event::Strike => self.strike(),
             Event::Relief { unit, fault, realm } => self.relieve(unit, fault, realm),
+            Event::Act { unit, act } => self.act(unit, act),
         }
     }
 
@@ -395,18 +429,6 @@ impl World {
         self.bodies[unit].member.config.node.clone()
     }
 
-    /// The others whom a node can reach in a realm if nothing is cut.
-    fn peers(&self, realm: Realm, unit: usize) -> Vec<usize> {
-        let own = &self.bodies[unit];
-        let is_peer = |other: &Body| match realm {
-            Realm::Car => other.member.car == own.member.car,
-            Realm::Outside => {
-                other.member.config.outside && own.member.config.outside && other.zone == own.zone
-            }
-        };
-        (0..self.bodies.len()).filter(|other| *other != unit && is_peer(&self.bodies[*other])).collect()
-    }
-
     fn arrive(&mut self, realm: Realm, from: usize, to: usize, frame: &[u8]) -> Result<(), Failure> {
         let message = Message::decode(frame).map_err(|error| {
             let (node, at) = (self.id(to), self.bodies[to].now(self.now));
@@ -415,37 +437,6 @@ impl World {
         let payload = message.payload();
         let from = self.id(from);
         self.feed(to, Input::Received { realm, from, message, payload })
-    }
-
-    fn start(&mut self, unit: usize) -> Result<(), Failure> {
-        if self.bodies[unit].node.is_some() {
-            return Ok(());
-        }
-        for input in self.bodies[unit].boot() {
-            self.feed(unit, input)?;
-        }
-        for realm in [Realm::Car, Realm::Outside] {
-            self.link_up(realm, unit)?;
-        }
-        Ok(())
-    }
-
-    /// Tells a node and its peers of each other.
-    fn link_up(&mut self, realm: Realm, unit: usize) -> Result<(), Failure> {
-        for peer in self.peers(realm, unit) {
-            let link = self.link(realm);
-            for (told, about) in [(unit, peer), (peer, unit)] {
-                let about = self.id(about);
-                self.feed(told, Input::Link { realm, peer: about, link })?;
-            }
-        }
-        Ok(())
-    }
-
-    fn link(&self, realm: Realm) -> Link {
-        let model = self.network.model(realm);
-        let rtt_us = u32::try_from(model.latency.0 + model.latency.1).unwrap_or(u32::MAX);
-        Link { up: true, rtt_us, rate_kb_s: model.rate_kb_s, price_milli_mb: 0 }
     }
 
     fn written(&mut self, unit: usize, life: u64, ticket: u64) -> Result<(), Failure> {

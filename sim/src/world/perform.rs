@@ -1,10 +1,10 @@
 //! Carrying out what a machine wants: each [`Output`] becomes events in the world.
 
 use can_core::effect;
-use obu_core::io::{AppAsk, CallEnd, ControlReply, Input, JobEvent, JobInput, Output};
+use obu_core::io::{AppAnswer, AppAsk, CallEnd, ControlReply, Input, JobEvent, JobInput, Output};
 use obu_core::record::{Entry, Record};
 use policies::face::{FromBus, ToBorder, ToBus};
-use policies::host::AppRef;
+use policies::host::{AppRef, HostEvent};
 use policies::id::{Attempt, Digest, NodeId, TaskId, TenantId};
 use v2e_core::message::Message;
 use v2e_core::report::Realm;
@@ -13,6 +13,7 @@ use super::{Event, Failure, World};
 use crate::chance::Ratio;
 use crate::check::{Rule, Violation};
 use crate::fault::Fault;
+use crate::model::{Call, Order};
 
 /// Bytes of a message besides its payload, on the air.
 const OVERHEAD: u64 = 100;
@@ -23,6 +24,10 @@ const REPEATED: Ratio = Ratio::permille(100);
 /// Share of appends at which the effect server breaks off under [`Fault::Ledger`].
 const BREAKS: Ratio = Ratio::permille(50);
 
+/// From the effect server's answer to the port, and from the port's to the node, microseconds.
+const APPENDED: u64 = 50;
+const TOLD: u64 = 100;
+
 impl World {
     /// Carries out one output of a node.
     pub(super) fn perform(&mut self, unit: usize, output: Output) -> Result<(), Failure> {
@@ -30,13 +35,14 @@ impl World {
             Output::Host(command) => {
                 let body = &mut self.bodies[unit];
                 for (after, event) in body.host.handle(command, &mut body.chance) {
+                    let after = self.host_time(unit, after, &event);
                     self.tell(unit, after, Input::Host(event));
                 }
             }
             Output::Border { tenant, message } => self.border(unit, tenant, message),
             Output::Bus(message) => self.bus(unit, message),
             Output::LoadModule { tenant, module, .. } => {
-                let after = self.bodies[unit].chance.between((5_000, 20_000));
+                let after = self.drawn(unit, |times| &times.load, (5_000, 20_000));
                 self.tell(unit, after, Input::Job(JobEvent::Loaded { tenant, module }));
             }
             Output::RunJob { job, module, input, budget_us, .. } => {
@@ -47,11 +53,16 @@ impl World {
             Output::Send { realm, to, message } => self.send(unit, realm, &to, &message)?,
             Output::Announce { realm, advert } => self.announce(unit, realm, &Message::Advert(advert))?,
             Output::Persist { ticket, what } => {
-                let body = &mut self.bodies[unit];
-                body.writes.insert(ticket, what);
-                let after = body.chance.between((500, 5_000));
-                let life = body.life;
+                let life = self.bodies[unit].life;
+                self.bodies[unit].writes.insert(ticket, what);
+                let after = self.drawn(unit, |times| &times.save, (500, 5_000));
                 self.queue.add(self.now + after, Event::Written { unit, life, ticket });
+            }
+            Output::Answer { answer: AppAnswer::Task(report), .. }
+            | Output::Reply { reply: ControlReply::Task(report), .. }
+                if self.model.is_some() =>
+            {
+                self.reports.push(report);
             }
             Output::Reply { request, reply } => self.replied(unit, request, &reply),
             Output::Decision(decision) => {
@@ -94,11 +105,21 @@ impl World {
     fn run_job(&mut self, unit: usize, job: u64, module: &Digest, input: &JobInput, budget_us: u64) {
         let body = &mut self.bodies[unit];
         body.jobs.insert(job);
-        let (end, took_us) = body.run_call(module, input, budget_us);
+        let Call { began_us, ended_us, took_us, end } = match &self.model {
+            Some(model) => {
+                let crowded = body.jobs.len() > 1;
+                let order = Order { module, input, budget_us };
+                model.call(&body.member.config.node, &order, crowded, &mut body.chance)
+            }
+            None => {
+                let (end, took_us) = body.run_call(module, input, budget_us);
+                Call { began_us: 30, ended_us: 30 + took_us, took_us, end }
+            }
+        };
         let life = body.life;
-        self.tell(unit, 30, Input::Job(JobEvent::Began { job }));
+        self.tell(unit, began_us, Input::Job(JobEvent::Began { job }));
         let end = Box::new(end);
-        self.queue.add(self.now + 30 + took_us, Event::CallEnds { unit, life, job, end, took_us });
+        self.queue.add(self.now + ended_us, Event::CallEnds { unit, life, job, end, took_us });
     }
 
     fn cancel_job(&mut self, unit: usize, job: u64) {
@@ -113,10 +134,29 @@ impl World {
         let repeats = self.options.faults.has(Fault::Repeat) && self.bodies[unit].chance.happens(REPEATED);
         for _ in 0..=u32::from(repeats) {
             let input = effect::Input::Apply { task: task.clone(), attempt, line: line.into() };
-            let after = self.bodies[unit].chance.between((50, 2_000));
+            let after = self.effect_time(unit);
             self.port_event(unit, after, input);
         }
         self.struck(Fault::Repeat, repeats);
+    }
+
+    /// How long an effect is on its way to the port.
+    fn effect_time(&mut self, unit: usize) -> u64 {
+        let back = if self.model.is_some() { APPENDED + TOLD } else { 0 };
+        self.drawn(unit, |times| &times.effect, (50, 2_000)).saturating_sub(back)
+    }
+
+    /// How long host takes, where that was measured.
+    fn host_time(&mut self, unit: usize, usual: u64, event: &HostEvent) -> u64 {
+        match event {
+            HostEvent::Imported { .. } if self.model.is_some() => {
+                self.drawn(unit, |times| &times.import, (usual, usual))
+            }
+            HostEvent::FaceStarted { .. } if self.model.is_some() => {
+                self.drawn(unit, |times| &times.face, (usual, usual))
+            }
+            _ => usual,
+        }
     }
 
     fn port_event(&mut self, unit: usize, after: u64, input: effect::Input) {
@@ -134,12 +174,14 @@ impl World {
         while let Some(output) = self.bodies[unit].port.poll() {
             match output {
                 effect::Output::Append { task, attempt, line: _ } => {
-                    let at = self.now + self.bodies[unit].chance.between((100, 1_000));
+                    // What was measured holds the server's part already.
+                    let usual = if self.model.is_some() { (0, 0) } else { (100, 1_000) };
+                    let at = self.now + self.bodies[unit].chance.between(usual);
                     self.queue.add(at, Event::AtServer { unit, life, power, task, attempt });
                 }
                 effect::Output::Report { task, attempt, result } if self.bodies[unit].life == life => {
                     let result = result.map_err(effect::Refusal::rule);
-                    self.tell(unit, 100, Input::Bus(FromBus::EffectDone { task, attempt, result }));
+                    self.tell(unit, TOLD, Input::Bus(FromBus::EffectDone { task, attempt, result }));
                 }
                 // The node process that asked is gone.
                 effect::Output::Report { .. } => {}
@@ -167,7 +209,7 @@ impl World {
             true => effect::Input::AppendFailed { task, attempt, nothing_written },
             false => effect::Input::Appended { task, attempt },
         };
-        self.queue.add(self.now + 50, Event::AtPort { unit, life, power, input: Box::new(input) });
+        self.queue.add(self.now + APPENDED, Event::AtPort { unit, life, power, input: Box::new(input) });
         Ok(())
     }
 

@@ -61,7 +61,7 @@ pub struct Measured {
     pub face: Vec<u64>,
 }
 
-/// One life of a node. Times are on its own clock unless they say otherwise.
+/// One life of a node: of its process, to be exact, for that may die alone. Times are on its own clock unless they say otherwise.
 #[derive(Clone, Debug)]
 pub struct Life {
     /// Whose.
@@ -124,7 +124,7 @@ pub enum RoadError {
         /// The files.
         files: Vec<PathBuf>,
     },
-    /// A life of a node is in two files.
+    /// The same life of a node is in two files, or in one of another road.
     #[error("{} holds life {life} of {node}, which another of the files holds too", .path.display())]
     Twice {
         /// The second file.
@@ -166,8 +166,8 @@ impl Road {
         for path in files {
             let found = road.read_file(path)?;
             for life in found {
-                let same =
-                    |known: &Life| known.node == life.node && known.boot.incarnation == life.boot.incarnation;
+                let key = |life: &Life| (life.node.clone(), life.boot.incarnation, life.from);
+                let same = |known: &Life| key(known) == key(&life);
                 if road.lives.iter().any(same) {
                     let (path, node) = (path.clone(), life.node.clone());
                     return Err(RoadError::Twice { path, node, life: life.boot.incarnation });
@@ -178,7 +178,7 @@ impl Road {
         if road.lives.is_empty() {
             return Err(RoadError::Empty { files: files.to_vec() });
         }
-        road.lives.sort_by(|a, b| (&a.node, a.boot.incarnation).cmp(&(&b.node, b.boot.incarnation)));
+        road.lives.sort_by_key(|life| (life.node.clone(), life.boot.incarnation, life.from));
         road.notes.extend(clocks::align(&mut road.lives));
         road.notes.extend(road.strangers());
         Ok(road)

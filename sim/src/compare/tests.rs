@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use obu_core::record::Record;
+use obu_core::io::Input;
+use obu_core::record::{Entry, Record};
+use policies::id::Incarnation;
 use tempfile::TempDir;
 use v2e_core::report::Realm;
 
@@ -193,6 +195,29 @@ fn lives_and_standstills_are_taken_from_the_records() {
     }
     let comparison = compare(&[log], 1, None).unwrap();
     assert!(comparison.sum.model.tasks * 10 > comparison.sum.road.tasks * 9, "{comparison}");
+}
+
+#[test]
+fn a_node_process_that_died_alone_has_two_recordings_of_one_life() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults([Fault::Kill].into());
+    let mut all = records(&simulated(&dir, 20, faults));
+    for record in &mut all {
+        if let Entry::Input(Input::Boot(boot)) = &mut record.entry {
+            boot.incarnation = Incarnation(1);
+        }
+    }
+    // Only the boots are changed: what the machines of another life would have said is not of interest here.
+    let road = Road::read(&apart(&dir, &all)).unwrap();
+    let twice = road.lives.windows(2).filter(|pair| pair[0].node == pair[1].node).collect::<Vec<_>>();
+    assert!(!twice.is_empty());
+    for pair in twice {
+        assert_eq!(pair[0].zero, pair[1].zero);
+        assert!(pair[0].until < pair[1].from);
+    }
+    let begun = road.lives.iter().map(|life| life.world(life.from));
+    assert!(begun.max().is_some_and(|at| at < 21_000_000));
+    World::of_road(&road, fit(&road), 1, None).unwrap().run_road().unwrap();
 }
 
 #[test]

@@ -55,7 +55,8 @@ fn ahead(from: &Life, to: &Life) -> Option<i64> {
 pub(super) fn align(lives: &mut [Life]) -> Vec<String> {
     let mut zeros: BTreeMap<usize, i64> = BTreeMap::new();
     let mut notes = Vec::new();
-    for root in 0..lives.len() {
+    let firsts: Vec<usize> = (0..lives.len()).filter(|index| !is_later_process(lives, *index)).collect();
+    for root in firsts.iter().copied() {
         if zeros.contains_key(&root) {
             continue;
         }
@@ -64,7 +65,7 @@ pub(super) fn align(lives: &mut [Life]) -> Vec<String> {
         zeros.insert(root, zero);
         let mut open = vec![root];
         while let Some(known) = open.pop() {
-            for other in 0..lives.len() {
+            for other in firsts.iter().copied() {
                 let Some(by) = ahead(&lives[known], &lives[other]) else { continue };
                 if !zeros.contains_key(&other) {
                     zeros.insert(other, zeros[&known] + by);
@@ -73,12 +74,24 @@ pub(super) fn align(lives: &mut [Life]) -> Vec<String> {
             }
         }
     }
+    for later in (0..lives.len()).filter(|index| is_later_process(lives, *index)) {
+        let zero = zeros[&(later - 1)];
+        zeros.insert(later, zero);
+    }
     let first = zeros.iter().map(|(life, zero)| signed(lives[*life].from) - zero).min().unwrap_or(0);
     for (index, life) in lives.iter_mut().enumerate() {
         life.zero = zeros.get(&index).map_or(0, |zero| zero + first);
     }
     extend(lives);
     notes
+}
+
+/// Whether this is a node process that followed one which died in the same life of its host: its adverts are
+/// numbered anew under the same name, and cannot be told from those before. Its clock is the same.
+fn is_later_process(lives: &[Life], index: usize) -> bool {
+    let before = index.checked_sub(1).and_then(|before| lives.get(before));
+    let same = |a: &Life, b: &Life| a.node == b.node && a.boot.incarnation == b.boot.incarnation;
+    before.zip(lives.get(index)).is_some_and(|(before, life)| same(before, life))
 }
 
 /// The zero of a life that exchanged nothing with those before it: its node's clock goes on, or it began with
@@ -102,6 +115,10 @@ fn alone(lives: &[Life], zeros: &BTreeMap<usize, i64>, root: usize) -> (i64, Opt
 /// A writer that was killed had more to write: the others still heard it.
 fn extend(lives: &mut [Life]) {
     for index in 0..lives.len() {
+        // Who was heard under the name of both was the last of them.
+        if is_later_process(lives, index + 1) {
+            continue;
+        }
         let life = &lives[index];
         let key = (life.node.clone(), life.boot.incarnation);
         let heard = lives.iter().filter_map(|other| {

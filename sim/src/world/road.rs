@@ -109,7 +109,8 @@ impl World {
             Act::Start(boot) => {
                 let body = &mut self.bodies[unit];
                 body.member.config = boot.config;
-                body.life = boot.incarnation.0.saturating_sub(1);
+                // Two processes of one life of a host are two lives here.
+                body.life = body.life.max(boot.incarnation.0.saturating_sub(1));
                 self.start(unit)
             }
             Act::End => {

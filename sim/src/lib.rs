@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`chance`], [`queue`], [`network`], [`fault`] (the small machines), [`fleet`], [`host`],
 //! [`body`] (who is there), [`world`] (what happens), [`check`] (what must hold), [`log`] and [`mod@replay`] (the
-//! recording), [`mod@find`] (the search).
+//! recording), [`mod@find`] (the search); [`road`], [`mod@fit`], [`model`], [`mod@compare`] (a recorded road beside the
+//! same machines in simulated time).
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The demo with the drive that ships, and as an ordinary user with a real recording.
-# tests: P3-08, P3-09, P3-10, P4-04, P5-02
+# tests: P3-08, P3-09, P3-10, P4-04, P5-02, P5-05
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=$(realpath "${VERGE_BUILD:-target}")

@@ -10,6 +10,7 @@ mod prepare;
 mod recordings;
 mod road;
 mod script;
+mod simulator;
 mod summary;
 mod tally;
 mod verdict;

@@ -1,7 +1,5 @@
 //! What must be seen on the road, and what was seen: the checks behind the summary's table.
 
-use std::process::Command;
-
 use super::prepare;
 use super::script::{Road, Timeline};
 use super::summary;
@@ -187,22 +185,5 @@ impl Road<'_> {
             booked.foreign == 0,
             format!("{} frames with the id it asked for", booked.foreign),
         );
-    }
-
-    /// The recording of car A's gateway, stepped by the simulator.
-    pub(super) fn replay(&mut self) {
-        let sim = self.verge.with_file_name("verge-sim");
-        let record = self.plan.dir("a1").join("state/node/record-1.vrec");
-        let output = Command::new(sim).arg("replay").arg(&record).output();
-        let (ok, seen) = match output {
-            Ok(output) => {
-                let text = String::from_utf8_lossy(&output.stdout).into_owned();
-                let text =
-                    if text.is_empty() { String::from_utf8_lossy(&output.stderr).into_owned() } else { text };
-                (output.status.success(), text.lines().rev().take(4).collect::<Vec<_>>().join("; "))
-            }
-            Err(e) => (false, format!("cannot run verge-sim: {e}")),
-        };
-        self.findings.check(10, "verge-sim replays the drive to the same decisions", ok, seen);
     }
 }

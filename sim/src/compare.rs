@@ -3,7 +3,7 @@
 //! beside each other. No distance is too large to be told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use policies::id::{FunctionName, NodeId};
 use policies::task::Outcome;
@@ -81,6 +81,23 @@ pub struct Beside<T> {
     pub model: T,
 }
 
+/// How the model is run.
+#[derive(Clone, Debug)]
+pub struct Runs {
+    /// Decides what the first run draws; each further one has the next.
+    pub seed: u64,
+    /// How many: what one run draws is luck. At least one is made.
+    pub runs: u32,
+    /// Where the first run is recorded, if it is.
+    pub log: Option<PathBuf>,
+}
+
+impl Default for Runs {
+    fn default() -> Self {
+        Self { seed: 1, runs: 9, log: None }
+    }
+}
+
 /// One function at one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -99,6 +116,8 @@ pub struct Comparison {
     pub model: Model,
     /// Tasks that it was fitted to.
     pub fitted: usize,
+    /// Latency in each run of the model; all figures of the model are of all runs together.
+    pub runs: Vec<Spread>,
     /// By function and place.
     pub rows: Vec<Row>,
     /// All functions and places.
@@ -150,48 +169,53 @@ fn at_place(places: &Places<'_>, key: &(&FunctionName, &NodeId)) -> Figures {
     figures(places.get(key).map_or(&[], Vec::as_slice))
 }
 
-/// Fits a model to recordings of all nodes of one road, and compares. `seed` decides what the model draws; its run
-/// is recorded in `log`, if that is wanted.
+fn all_places(places: &Places<'_>) -> Figures {
+    figures(&places.values().flatten().copied().collect::<Vec<&TaskReport>>())
+}
+
+/// Fits a model to recordings of all nodes of one road, and compares.
 ///
 /// # Errors
 /// [`CompareError`].
-pub fn compare(files: &[PathBuf], seed: u64, log: Option<&Path>) -> Result<Comparison, CompareError> {
+pub fn compare(files: &[PathBuf], runs: &Runs) -> Result<Comparison, CompareError> {
     let road = Road::read(files)?;
     let model = fit(&road);
-    compare_with(&road, model, seed, log)
+    compare_with(&road, model, runs)
 }
 
 /// Compares a road with any model.
 ///
 /// # Errors
 /// [`CompareError`], but not of files.
-pub fn compare_with(
-    road: &Road,
-    model: Model,
-    seed: u64,
-    log: Option<&Path>,
-) -> Result<Comparison, CompareError> {
+pub fn compare_with(road: &Road, model: Model, runs: &Runs) -> Result<Comparison, CompareError> {
     let recorded = halves(road.lives.iter().flat_map(|life| &life.reports));
     let on_road = by_place(&recorded.held_out);
     let done = on_road.values().map(Vec::len).sum();
     if done == 0 {
         return Err(CompareError::NoTasks { tasks: road.tasks(), done });
     }
-    let reports = World::of_road(road, model.clone(), seed, log).map_err(Failure::from)?.run_road()?;
-    let simulated = halves(reports.iter());
-    let in_model = by_place(&simulated.held_out);
+    let mut simulated: Vec<Vec<TaskReport>> = Vec::new();
+    for run in 0..runs.runs.max(1) {
+        let log = runs.log.as_deref().filter(|_| run == 0);
+        let world = World::of_road(road, model.clone(), runs.seed.wrapping_add(run.into()), log);
+        let reports = world.map_err(Failure::from)?.run_road()?;
+        simulated.push(halves(reports.iter()).held_out.into_iter().cloned().collect());
+    }
+    let in_run = |reports: &Vec<TaskReport>| all_places(&by_place(&reports.iter().collect::<Vec<_>>())).total;
+    let all_runs: Vec<&TaskReport> = simulated.iter().flatten().collect();
+    let in_model = by_place(&all_runs);
     let places: BTreeSet<_> = on_road.keys().chain(in_model.keys()).copied().collect();
     let row = |key: &(&FunctionName, &NodeId)| Row {
         function: key.0.clone(),
         node: key.1.clone(),
         figures: Beside { road: at_place(&on_road, key), model: at_place(&in_model, key) },
     };
-    let all = |side: &Places<'_>| figures(&side.values().flatten().copied().collect::<Vec<&TaskReport>>());
     Ok(Comparison {
         fitted: recorded.fit.len(),
+        runs: simulated.iter().map(in_run).collect(),
         rows: places.iter().map(row).collect(),
-        sum: Beside { road: all(&on_road), model: all(&in_model) },
-        outcomes: outcomes(&recorded.held_out, &simulated.held_out),
+        sum: Beside { road: all_places(&on_road), model: all_places(&in_model) },
+        outcomes: outcomes(&recorded.held_out, &all_runs),
         notes: road.notes.clone(),
         model,
     })
@@ -205,6 +229,12 @@ fn outcomes(road: &[&TaskReport], model: &[&TaskReport]) -> BTreeMap<&'static st
 }
 
 impl Comparison {
+    /// So many of all runs are so many in one, rounded.
+    pub fn per_run(&self, tasks: u64) -> u64 {
+        let runs = self.runs.len().max(1) as u64;
+        (tasks + runs / 2) / runs
+    }
+
     /// The share of done tasks at each place, in thousandths.
     pub fn shares(&self) -> BTreeMap<&NodeId, Beside<u64>> {
         let mut shares: BTreeMap<&NodeId, Beside<u64>> = BTreeMap::new();

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use policies::id::NodeId;
-use sim::compare::{CompareError, compare};
+use sim::compare::{CompareError, Runs, compare};
 use sim::fault::Choice;
 use sim::find::{self, Search};
 use sim::log::LogError;
@@ -95,10 +95,13 @@ enum Command {
         /// The recordings of all nodes of the road, every life of each.
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// Decides what is drawn.
+        /// Decides what the model draws.
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Record the run of the model in this file, to be replayed.
+        /// Runs of the model, each with the next seed.
+        #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        runs: u32,
+        /// Record the first run of the model in this file, to be replayed.
         #[arg(long)]
         log: Option<PathBuf>,
     },
@@ -135,8 +138,8 @@ fn main() -> ExitCode {
         Command::Replay { file, until, node, step, decisions } => {
             play(output, &file, Selection { until, node }, step, decisions).map_err(Into::into)
         }
-        Command::Compare { files, seed, log } => {
-            contrast(output, &files, seed, log.as_deref()).map_err(Into::into)
+        Command::Compare { files, seed, runs, log } => {
+            contrast(output, &files, &Runs { seed, runs, log }).map_err(Into::into)
         }
     };
     result.unwrap_or_else(|error| {
@@ -206,8 +209,8 @@ fn play(
     Ok(ExitCode::from(u8::from(bad)))
 }
 
-fn contrast(form: Form, files: &[PathBuf], seed: u64, log: Option<&Path>) -> Result<ExitCode, CompareError> {
-    let comparison = compare(files, seed, log)?;
+fn contrast(form: Form, files: &[PathBuf], runs: &Runs) -> Result<ExitCode, CompareError> {
+    let comparison = compare(files, runs)?;
     match form {
         Form::Json => print(&format!("{}\n", show::compare::json(&comparison))),
         Form::Text => print(&show::compare::text(&comparison)),

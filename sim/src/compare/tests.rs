@@ -16,6 +16,10 @@ use crate::log::{LogReader, LogWriter};
 use crate::model::LinkTimes;
 use crate::world::Options;
 
+fn once(seed: u64) -> Runs {
+    Runs { seed, runs: 1, log: None }
+}
+
 /// A road of the simulator in one file, as `verge-sim run --log` writes it.
 fn simulated(dir: &TempDir, seconds: u64, faults: Faults) -> PathBuf {
     let log = dir.path().join("road.log");
@@ -114,7 +118,7 @@ fn a_model_of_its_own_road_is_near_and_a_wrong_one_is_far() {
     let dir = tempfile::tempdir().unwrap();
     let road = known(&dir);
     let right = fit(&road);
-    let against = |model: Model| compare_with(&road, model, 1, None).unwrap();
+    let against = |model: Model| compare_with(&road, model, &once(1)).unwrap();
     let near = against(right.clone());
     assert!(near.sum.road.tasks > 500, "{near}");
     within(5, near.sum.road.total.p50, near.sum.model.total.p50, "p50");
@@ -152,17 +156,21 @@ fn total(beside: &Beside<Figures>) -> u64 {
 fn the_same_recordings_and_seed_give_the_same_figures() {
     let dir = tempfile::tempdir().unwrap();
     let log = [simulated(&dir, 8, Faults::default())];
-    let text = |seed| format!("{:?}", compare(&log, seed, None).unwrap());
+    let text = |seed| format!("{:?}", compare(&log, &once(seed)).unwrap());
     assert_eq!(text(1), text(1));
     assert_ne!(text(1), text(2));
+    let many = compare(&log, &Runs { seed: 1, runs: 3, log: None }).unwrap();
+    let alone = [1, 2, 3].map(|seed| compare(&log, &once(seed)).unwrap().sum.model);
+    assert_eq!(many.runs, alone.map(|one| one.total));
+    assert_eq!(many.sum.model.tasks, alone.iter().map(|one| one.tasks).sum::<u64>());
 }
 
 #[test]
 fn recordings_of_each_node_say_what_one_of_all_says() {
     let dir = tempfile::tempdir().unwrap();
     let log = simulated(&dir, 8, Faults::default());
-    let one = compare(std::slice::from_ref(&log), 1, None).unwrap();
-    let many = compare(&apart(&dir, &records(&log)), 1, None).unwrap();
+    let one = compare(std::slice::from_ref(&log), &once(1)).unwrap();
+    let many = compare(&apart(&dir, &records(&log)), &once(1)).unwrap();
     assert_eq!((one.to_string(), one.rows), (many.to_string(), many.rows));
     let alone = Road::read(&[dir.path().join("c1u0.vrec")]).unwrap();
     assert!(alone.notes.iter().any(|note| note.contains("no recording of ")), "{:?}", alone.notes);
@@ -193,7 +201,7 @@ fn lives_and_standstills_are_taken_from_the_records() {
         assert!(pair[0].boot.incarnation < pair[1].boot.incarnation);
         assert!(pair[0].world(pair[0].until) <= pair[1].world(pair[1].from));
     }
-    let comparison = compare(&[log], 1, None).unwrap();
+    let comparison = compare(&[log], &once(1)).unwrap();
     assert!(comparison.sum.model.tasks * 10 > comparison.sum.road.tasks * 9, "{comparison}");
 }
 
@@ -226,7 +234,7 @@ fn a_recording_that_was_cut_short_counts_up_to_there() {
     let log = simulated(&dir, 8, Faults::default());
     let whole = std::fs::read(&log).unwrap();
     std::fs::write(&log, &whole[..whole.len() - 5]).unwrap();
-    let comparison = compare(&[log], 1, None).unwrap();
+    let comparison = compare(&[log], &once(1)).unwrap();
     assert!(comparison.notes.iter().any(|note| note.contains("cut short")), "{:?}", comparison.notes);
 }
 
@@ -255,7 +263,7 @@ fn what_is_no_road_is_refused_with_a_reason_and_a_fix() {
         ("the recordings hold 0 ended tasks", vec![idle]),
     ];
     for (what, files) in cases {
-        let error = compare(&files, 1, None).unwrap_err();
+        let error = compare(&files, &once(1)).unwrap_err();
         assert!(error.to_string().contains(what), "{what}: {error}");
         assert!(error.fix().is_some_and(|fix| !fix.is_empty()), "{error}");
     }

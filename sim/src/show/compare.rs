@@ -51,13 +51,13 @@ fn percent(road: u64, model: u64) -> String {
     distance(road, model).map_or_else(|| "-".into(), |percent| format!("{percent} %"))
 }
 
-fn line(text: &mut String, name: &str, figures: &Beside<Figures>) {
+fn line(text: &mut String, name: &str, figures: &Beside<Figures>, comparison: &Comparison) {
     let Beside { road, model } = figures;
     let both = |which: fn(&Figures) -> Spread| {
         let (road, model) = (which(road), which(model));
         format!("{}/{} {}/{}", ms(road.p50), ms(model.p50), ms(road.p99), ms(model.p99))
     };
-    let tasks = format!("{}/{}", road.tasks, model.tasks);
+    let tasks = format!("{}/{}", road.tasks, comparison.per_run(model.tasks));
     let _ = writeln!(
         text,
         "{name:<18} {tasks:>11}  {:<27} {:>6} {:>6}  {:<23} {:<25} {}",
@@ -82,10 +82,13 @@ pub(crate) fn text(comparison: &Comparison) -> String {
         "", "tasks", "total p50 p99", "p50", "p99", "matching p50 p99", "pipelining p50 p99",
     );
     for row in &comparison.rows {
-        line(&mut text, &format!("{} at {}", row.function, row.node), &row.figures);
+        line(&mut text, &format!("{} at {}", row.function, row.node), &row.figures, comparison);
     }
-    line(&mut text, "all", &comparison.sum);
-    let outcomes = comparison.outcomes.iter().map(|(word, n)| format!("{word} {}/{}", n.road, n.model));
+    line(&mut text, "all", &comparison.sum, comparison);
+    let outcomes = comparison
+        .outcomes
+        .iter()
+        .map(|(word, n)| format!("{word} {}/{}", n.road, comparison.per_run(n.model)));
     let _ = writeln!(text, "outcomes: {}", outcomes.collect::<Vec<_>>().join(", "));
     let thousandths = |n: u64| format!("{}.{}", n / 10, n % 10);
     let shares = comparison
@@ -93,6 +96,12 @@ pub(crate) fn text(comparison: &Comparison) -> String {
         .into_iter()
         .map(|(node, share)| format!("{node} {}/{} %", thousandths(share.road), thousandths(share.model)));
     let _ = writeln!(text, "places: {}", shares.collect::<Vec<_>>().join(", "));
+    let range = |which: fn(&Spread) -> u64| {
+        let runs = comparison.runs.iter().map(which);
+        format!("{} to {}", ms(runs.clone().min().unwrap_or(0)), ms(runs.max().unwrap_or(0)))
+    };
+    let (p50, p99) = (range(|run| run.p50), range(|run| run.p99));
+    let _ = writeln!(text, "{} runs of the model: p50 {p50}, p99 {p99}", comparison.runs.len());
     let _ = writeln!(text, "{comparison}");
     text
 }
@@ -171,6 +180,7 @@ pub(crate) fn json(comparison: &Comparison) -> Value {
     json!({
         "summary": comparison.to_string(),
         "fitted_tasks": comparison.fitted,
+        "runs": comparison.runs.iter().map(|run| json!({ "p50_us": run.p50, "p99_us": run.p99 })).collect::<Vec<_>>(),
         "model": model_json(&comparison.model),
         "rows": rows.collect::<Vec<_>>(),
         "all": figures_json(&comparison.sum),

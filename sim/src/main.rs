@@ -93,7 +93,7 @@ enum Command {
     /// Fit a model to the recordings of one road, run it, and tell how far its latencies are from the road's.
     Compare {
         /// The recordings of all nodes of the road, every life of each.
-        #[arg(required = true)]
+        #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
         /// Decides what the model draws.
         #[arg(long, default_value_t = 1)]

@@ -61,7 +61,7 @@ pub struct Measured {
     pub face: Vec<u64>,
 }
 
-/// One life of a node: of its process, to be exact, for that may die alone. Times are on its own clock unless they say otherwise.
+/// One life of a node: of its process, to be exact, for that may die alone. Times are on its own clock.
 #[derive(Clone, Debug)]
 pub struct Life {
     /// Whose.

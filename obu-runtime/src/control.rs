@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use obu_core::io::{ControlCall, ControlReply};
 use policies::host::AppRef;
@@ -162,6 +163,25 @@ pub struct Exchange {
     path: PathBuf,
 }
 
+/// Longest wait for a place in the queue of a busy node.
+const QUEUE_WAIT: Duration = Duration::from_secs(30);
+
+/// Pause before the queue is tried again.
+const QUEUE_AGAIN: Duration = Duration::from_millis(50);
+
+/// Connects; while the queue is full, waits.
+async fn connect(path: &Path) -> io::Result<UnixStream> {
+    let give_up = Instant::now() + QUEUE_WAIT;
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < give_up => {
+                tokio::time::sleep(QUEUE_AGAIN).await;
+            }
+            result => return result,
+        }
+    }
+}
+
 impl Exchange {
     /// Connects and sends `request`.
     ///
@@ -172,7 +192,7 @@ impl Exchange {
             let path = path.to_owned();
             move |source| ControlError::Socket { operation, path, source }
         };
-        let mut stream = UnixStream::connect(path).await.map_err(failed("connect to"))?;
+        let mut stream = connect(path).await.map_err(failed("connect to"))?;
         let frame = wire::encode(Kind::Control, request).map_err(|source| ControlError::Wire { source })?;
         stream.write_all(&frame).await.map_err(failed("write to"))?;
         Ok(Self { stream, path: path.to_owned() })

@@ -342,7 +342,7 @@ impl Road<'_> {
     }
 
     fn keep(&self) {
-        line("kept running until Ctrl-C; in another terminal:");
+        line("the drive goes on; Ctrl-C ends it and prints the table. In another terminal:");
         line(format!("  export VERGE_SOCKET={}", self.socket("a1").display()));
         line(format!("  export VERGE_KEY={}", self.plan.root.join("keys/dev.key.pem").display()));
         line(format!("  {} get apps", self.verge.display()));

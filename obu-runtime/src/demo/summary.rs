@@ -7,6 +7,9 @@ use serde_json::Value as Json;
 use super::tally::{Counts, Task, ms, quantile, sorted};
 use crate::cli::{line, table};
 
+/// How the figures of a check begin that could not be made, because what it is about was held up before.
+pub(super) const NOT_REACHED: &str = "not reached";
+
 /// One thing that must hold, with what was seen.
 #[derive(Clone, Debug)]
 pub(super) struct Check {
@@ -44,13 +47,21 @@ impl Findings {
             .checks
             .iter()
             .map(|c| {
-                let verdict = if c.ok { "ok" } else { "FAILED" };
+                let verdict = match c.ok {
+                    true if c.seen.starts_with(NOT_REACHED) => "-",
+                    true => "ok",
+                    false => "FAILED",
+                };
                 vec![c.point.to_string(), verdict.into(), c.what.clone(), c.seen.clone()]
             })
             .collect();
         table(&["point", "", "what", "seen"], rows);
         let failed = self.checks.iter().filter(|check| !check.ok).count();
-        line(format!("{} checks passed, {failed} failed", self.checks.len() - failed));
+        let held_up =
+            self.checks.iter().filter(|check| check.ok && check.seen.starts_with(NOT_REACHED)).count();
+        let passed = self.checks.len() - failed - held_up;
+        let not_reached = if held_up > 0 { format!(", {held_up} not reached") } else { String::new() };
+        line(format!("{passed} checks passed, {failed} failed{not_reached}"));
     }
 
     /// All checks as JSON, for programs.

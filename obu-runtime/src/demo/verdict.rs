@@ -21,8 +21,13 @@ impl Road<'_> {
         // On a machine that is busy anyway it is frozen before it comes to its worst.
         let frozen =
             self.tally.with(|c| c.notices.iter().find(|n| n.kind == "freeze" && n.node == "a1").cloned());
-        let not_reached = frozen.as_ref().map_or("not reached".to_owned(), |n| {
-            format!("not reached: frozen {:.1} s before ({})", times.hostile_ends + self.t0 - n.at, n.why)
+        let not_reached = frozen.as_ref().map_or(summary::NOT_REACHED.to_owned(), |n| {
+            format!(
+                "{}: frozen {:.1} s before ({})",
+                summary::NOT_REACHED,
+                times.hostile_ends + self.t0 - n.at,
+                n.why
+            )
         });
         let step = |name: &str| {
             let line = said.iter().map(|(_, l)| l.as_str()).find(|l| l.contains(name));

@@ -58,7 +58,16 @@ pub enum BorderError {
     /// The channel to host or another face.
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    /// An island does not close; the apps are better served by a new border.
+    #[error("the island of {app} does not close; the border of this tenant starts anew")]
+    Stuck {
+        /// Whose island.
+        app: AppName,
+    },
 }
+
+/// Exit code of a border that is stuck.
+const STUCK: i32 = 3;
 
 /// Why an island could not be opened. Told to node; the border goes on.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +106,10 @@ pub async fn run(start: FaceStart, host: HostChannel) -> Result<(), BorderError>
         let failed = ToHost::Failed { what: "border".into(), why: error.to_string(), fix: None };
         // Host may be gone; then nobody is left to tell.
         let _ = host.send(&failed).await;
+        if matches!(error, BorderError::Stuck { .. }) {
+            // What is stuck is a thread that would be waited for.
+            std::process::exit(STUCK);
+        }
     }
     result
 }
@@ -116,7 +129,7 @@ async fn serve(start: FaceStart, host: &HostChannel, folder: &Path) -> Result<()
                 Some(HostSays::Face(FromHost::Attach(what), Some(fd))) => border.attach(&what, fd).await?,
                 Some(other) => tracing::warn!(?other, "not for a border"),
             },
-            Some(event) = events.recv() => border.handle(event).await,
+            Some(event) = events.recv() => border.handle(event).await?,
             () = tokio::time::sleep_until(due) => {}
         }
         border.give_up(Instant::now()).await;
@@ -196,31 +209,33 @@ impl Border {
         Ok(())
     }
 
-    async fn handle(&mut self, event: Event) {
+    async fn handle(&mut self, event: Event) -> Result<(), BorderError> {
         match event {
             Event::Face(face, life, _) if self.lives.get(&face) != Some(&life) => {}
             Event::Face(Face::Node, _, None) => self.node_gone().await,
             Event::Face(face, _, None) => {
                 self.sources.remove(&face);
             }
-            Event::Face(face, _, Some(message)) => self.told(&face, message).await,
+            Event::Face(face, _, Some(message)) => self.told(&face, message).await?,
             Event::Heard(app, life, heard) => self.heard(app, life, heard).await,
         }
+        Ok(())
     }
 
     /// Each face says what is its to say; the rest is dropped.
-    async fn told(&mut self, from: &Face, message: ToBorder) {
+    async fn told(&mut self, from: &Face, message: ToBorder) -> Result<(), BorderError> {
         match (from, message) {
             (Face::Node, ToBorder::Open { app, tasks, cameras, can_tx }) => {
                 let cameras = cameras.into_iter().map(|camera| camera.id).collect();
                 self.open_island(app, Grants { tasks, cameras, can_tx }).await;
             }
-            (Face::Node, ToBorder::Close { app }) => self.close_island(&app).await,
+            (Face::Node, ToBorder::Close { app }) => self.close_island(&app).await?,
             (Face::Node, ToBorder::Reply { request, answer }) => self.reply(request, answer).await,
             (Face::Bus, ToBorder::Signals { app, samples }) => self.signals(&app, &samples).await,
             (Face::Camera, ToBorder::Frame { app, frame }) => self.frame(&app, frame).await,
             (from, other) => tracing::warn!(%from, ?other, "not its to say"),
         }
+        Ok(())
     }
 
     async fn signals(&mut self, app: &AppName, samples: &[(Signal, u64)]) {
@@ -267,7 +282,7 @@ impl Border {
         Ok(())
     }
 
-    async fn close_island(&mut self, app: &AppName) {
+    async fn close_island(&mut self, app: &AppName) -> Result<(), BorderError> {
         let gone: Vec<u64> =
             self.open.iter().filter(|(_, open)| open.app == *app).map(|(request, _)| *request).collect();
         for request in gone {
@@ -275,8 +290,11 @@ impl Border {
             self.tell(&FromBorder::GiveUp { request }).await;
         }
         if let Some(island) = self.islands.remove(app) {
-            island.close().await;
+            if !island.close(self.time_scale).await {
+                return Err(BorderError::Stuck { app: app.clone() });
+            }
         }
+        Ok(())
     }
 
     async fn heard(&mut self, app: AppName, life: u64, heard: Heard) {
@@ -368,8 +386,10 @@ impl Border {
     }
 
     async fn close(self) {
-        for (_, island) in self.islands {
-            island.close().await;
+        for (app, island) in self.islands {
+            if !island.close(self.time_scale).await {
+                tracing::warn!(%app, "an island does not close in time");
+            }
         }
     }
 }

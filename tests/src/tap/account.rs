@@ -145,6 +145,10 @@ impl Clerk<'_> {
         let ended = self.life.ends.get(who).copied().unwrap_or(0);
         *self.life.starts.entry(who.clone()).or_default() += 1;
         self.life.stopping.remove(who);
+        if let Who::Face(_) = who {
+            // What was sent to the process that had this place before counts for that one.
+            self.life.sent.retain(|(to, _), _| to != who);
+        }
         match who {
             Who::App(app) => {
                 self.claim(act, &format!("start {app} {}", command.join(" ")));

@@ -150,6 +150,8 @@ pub fn read(text: &str) -> Vec<Event> {
                 whole.push_str(rest);
                 finish(call, rest);
             }
+        } else if rest.starts_with("???(") {
+            // The process was killed before strace could read what it asks for: nothing came of it.
         } else if let Some((name, rest)) = rest.split_once('(') {
             let mut call = Call { name: name.to_owned(), ..Call::default() };
             match rest.strip_suffix(" <unfinished ...>") {
@@ -194,7 +196,9 @@ mod tests {
             "7 10.000001 clone3({flags=CLONE_NEWPID, cgroup=24} <unfinished ...>\n\
              8 10.000002 kill(2 /* 99 in strace's PID NS */, SIGTERM) = 0\n\
              7 10.000003 <... clone3 resumed> => {pidfd=[33<anon_inode:[pidfd]>]}, 88) = 12\n\
-             8 10.000004 +++ killed by SIGKILL +++\n",
+             8 10.000004 ???( <unfinished ...>\n\
+             8 10.000005 <... ??? resumed>) = ?\n\
+             8 10.000006 +++ killed by SIGKILL +++\n",
         );
         let What::Call(call) = &events[0].what else { panic!("{events:?}") };
         assert_eq!((call.child(), call.field("cgroup"), events[0].at), (Some(12), Some("24"), 10_000_001));

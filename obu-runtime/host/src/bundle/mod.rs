@@ -109,7 +109,7 @@ impl Explain for BundleError {
             Self::Untrusted { .. } => Some("sign it with a trusted key (verge bundle sign), or add its public key to [host] trusted_keys".into()),
             Self::Forged { .. } => Some("sign the bundle again after the last change (verge bundle sign)".into()),
             Self::Digest { .. } => Some("fetch or build the bundle again; its bytes were damaged".into()),
-            Self::Key { .. } => Some("make a key pair with: verge bundle keygen".into()),
+            Self::Key { .. } => Some("make a key pair with: verge pki key".into()),
             Self::Entry { .. } => Some("build the bundle with: verge bundle build".into()),
             Self::Long { .. } | Self::Document { .. } => None,
         }

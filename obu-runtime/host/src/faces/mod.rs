@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use policies::face::{Attachment, FromHost};
 use policies::host::{Exit, Face, HostEvent, HostRefusal};
 use policies::id::TenantId;
+use policies::manifest::Resources;
+use policies::unit::{Bytes, CpuMilli};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
@@ -34,6 +36,15 @@ const SETTLED: Duration = Duration::from_secs(30);
 
 /// How long faces get between `Stop` and SIGKILL.
 const STOP_WAIT: Duration = Duration::from_secs(2);
+
+/// CPU of a tenant's border, thousandths of a core: forwarding a camera at 30 frames/s takes a tenth of this.
+const BORDER_CPU_MILLI: u32 = 500;
+
+/// Memory of a tenant's border: 128 islands at 0.3 MB above 40 MB, and as much again for what is under way.
+const BORDER_MEMORY: Bytes = Bytes::mebi(192);
+
+/// Threads of a tenant's border.
+const BORDER_PIDS: u32 = 512;
 
 /// A face's process.
 #[derive(Debug)]
@@ -323,12 +334,21 @@ fn launch(face: &Face, tenant_slot: u32, now: Instant, ground: &Ground) -> Resul
     Ok(Process { channel, pidfd, start: Some((status, cord, Vec::new())), born: now, ending: false })
 }
 
+/// What a tenant's border may use: its apps drive it, so it is held as they are.
+fn border_limits(time_scale: u32) -> Resources {
+    let cpu = CpuMilli::new(BORDER_CPU_MILLI.saturating_mul(time_scale)).unwrap_or(CpuMilli::MAX);
+    Resources { cpu, memory: BORDER_MEMORY, pids: BORDER_PIDS, ..Resources::default() }
+}
+
 fn run(face: &Face, tenant_slot: u32, channel: OwnedFd, ground: &Ground) -> Result<Spawned, SandboxError> {
     let spec = spec::of(ground, face, tenant_slot, channel)?;
     let (born_in, tasks) = match ground.tree() {
         Some(tree) => {
             let place = Place::Face(face.clone());
             tree.create(&place)?;
+            if let Face::Border(_) = face {
+                tree.limit(&place, &border_limits(ground.config.node.time_scale))?;
+            }
             (tree.birthplace(&place)?, tree.tasks(&place)?)
         }
         None => (None, Vec::new()),

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
+use std::sync::Arc;
+use std::time::Duration;
 
 use obu_core::io::{ControlReply, Input};
 use policies::face::ToBus;
@@ -10,13 +12,23 @@ use policies::signal::Signal;
 use policies::wire::{self, Kind};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Semaphore, broadcast, mpsc};
 
 use super::{Driver, Event, NodeError, answer, views};
 use crate::control::{Reply, Request, UPLOAD_CHUNK, View, read_frame};
 
 /// Requests under way at once; one more is refused.
 const OPEN_MAX: usize = 128;
+
+/// Connections served at once; others wait in the kernel's queue. With the largest message this bounds the memory
+/// of all requests to a quarter of a gibibyte, which half of a request cannot hold for long.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Longest time from a connection to the whole of its request.
+const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+
+/// Pause after the kernel refused a connection, such as for lack of descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Replies that may wait for a slow reader.
 const REPLIES_MAX: usize = 64;
@@ -67,12 +79,21 @@ pub(super) fn listen(fd: OwnedFd, inbox: mpsc::Sender<Event>) -> Result<(), Node
     listener.set_nonblocking(true).map_err(io)?;
     let listener = UnixListener::from_std(listener).map_err(io)?;
     tokio::spawn(async move {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
+            // A place first: who comes beyond the last one waits in the kernel's queue, and costs nothing here.
+            let Ok(place) = places.clone().acquire_owned().await else { return };
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(serve(stream, inbox.clone()))),
+                Ok((stream, _)) => {
+                    let inbox = inbox.clone();
+                    tokio::spawn(async move {
+                        serve(stream, inbox).await;
+                        drop(place);
+                    });
+                }
                 Err(error) => {
                     tracing::warn!(%error, "control socket: cannot accept");
-                    return;
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
                 }
             }
         }
@@ -83,9 +104,12 @@ pub(super) fn listen(fd: OwnedFd, inbox: mpsc::Sender<Event>) -> Result<(), Node
 /// Reads the one request of a connection and writes its replies.
 async fn serve(mut stream: UnixStream, inbox: mpsc::Sender<Event>) {
     let (back, mut replies) = mpsc::channel(REPLIES_MAX);
-    let request = match read_frame::<Request>(&mut stream).await {
-        Ok(request) => request,
-        Err(error) => {
+    let request = tokio::time::timeout(REQUEST_WITHIN, read_frame::<Request>(&mut stream));
+    let request = match request.await {
+        Ok(Ok(request)) => request,
+        // Whoever connects and says nothing, or half of it, keeps no place.
+        Err(_) => return,
+        Ok(Err(error)) => {
             let why = match error {
                 crate::control::FrameError::Io(_) => return,
                 crate::control::FrameError::Wire(error) => error.to_string(),
@@ -130,7 +154,14 @@ impl Driver {
             }
             Request::Events => follow(self.events.subscribe(), back, Reply::Json),
             Request::Logs { app, lines, follow: stay } => {
+                let known: Vec<_> = self.node.apps().iter().map(|view| view.app.to_string()).collect();
                 let (lines, news) = self.logs.tail(&app, lines as usize);
+                if lines.is_empty() && !known.contains(&app.to_string()) {
+                    let why = format!("there is no app {app}; there are: {}", known.join(", "));
+                    let _ =
+                        back.try_send(refused("show the log", why, Some("name it as verge get apps does")));
+                    return None;
+                }
                 let sent = lines.into_iter().map(Reply::Line);
                 stream_out(sent.collect(), stay.then_some(news), back);
             }

@@ -38,7 +38,9 @@ fn survives(face: &str) {
             && count(told, "frames") > count(&before, "frames") + 3
     });
     let told = node.wait_told("oem/listener", "signals", |_| true);
-    assert_eq!(told["twice"], 0, "something arrived twice: {told}");
+    // A new border begins with the last value of the signal and the last frame, which its app may have had.
+    let again = if face == "border" { 2 } else { 0 };
+    assert!(count(&told, "twice") <= again, "something arrived twice: {told}");
     assert_eq!(node.app("oem/listener")["instance"], instance, "the app was started anew");
     for expected in ["node", "bus", "camera", "border-oem", "worker-oem"] {
         until(&format!("there is one face {expected}"), || node.face(expected));

@@ -61,6 +61,7 @@ apps:
     command: [/app/heartbeat]
     class: critical
     resources: {cpu: 200m, memory: 16Mi, pids: 8, tmp: 1Mi}
+    grants: {signals: [Vehicle.Speed]}
 EOF
 "$bin/verge-host" --config "$dir/node.toml" --verge "$bin/verge" >"$dir/host.log" 2>&1 &
 host=$!
@@ -75,6 +76,9 @@ for what in "cgroup2 memory.max" "cgroup2 cpu.max" "cgroup2 pids.max" "cgroup2 c
 done
 group=$(find /sys/fs/cgroup -type d -path '*critical/default/heartbeat' | head -1)
 if [ "$(cat "$group/memory.max")" = 16777216 ]; then ok "the kernel holds the limit"; else fail "the kernel holds the limit" "$(cat "$group/memory.max")"; fi
+
+border=$(find /sys/fs/cgroup -type d -path '*faces/border-default' | head -1)
+if [ "$(cat "$border/memory.max")" = 201326592 ]; then ok "its border is held"; else fail "its border is held" "$(cat "$border/memory.max")"; fi
 
 verge freeze heartbeat >/dev/null
 frozen() { grep -q 'frozen 1' "$group/cgroup.events"; }

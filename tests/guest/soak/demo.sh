@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # The demo itself in the guest: pure cgroup v2, vcan buses, everything slowed down. Order and outcome, never time.
-# tests: P2-10
 #
-#   tests/guest/run -t 1500 -- tests/guest/cases/demo.sh
+#   tests/guest/run -t 1500 -- tests/guest/soak/demo.sh
 set -euo pipefail
 [ -e /run/guest/control ] || { echo "demo.sh makes interfaces and cgroups: run it in the guest" >&2 && exit 1; }
 cd "$(dirname "$0")/../../.."

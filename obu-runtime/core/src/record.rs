@@ -104,6 +104,27 @@ impl Record {
     }
 }
 
+/// The records of a file's bytes, in order. The first that is damaged or cut short is the last item.
+pub fn records(bytes: &[u8]) -> impl Iterator<Item = Result<Record, WireError>> {
+    let mut rest = bytes;
+    core::iter::from_fn(move || match Record::decode_first(rest) {
+        Ok(found) => found.map(|(record, used)| {
+            rest = rest.get(used..).unwrap_or_default();
+            Ok(record)
+        }),
+        Err(error) => {
+            rest = &[];
+            Some(Err(error))
+        }
+    })
+}
+
+/// How a note begins by which a node tells that it has sent the run before it a second time, on purpose.
+pub const SENT_TWICE: &str = "fault on purpose: this run is sent to";
+
+/// The same for an effect that it asks for again.
+pub const ASKED_AGAIN: &str = "fault on purpose: the effect is asked for again, of";
+
 /// Whether a whole record begins somewhere behind the first byte.
 fn holds_a_record(bytes: &[u8]) -> bool {
     let whole = |at: usize| {
@@ -130,16 +151,14 @@ mod tests {
         fn a_file_of_records_reads_back_and_a_cut_is_noticed(times: Vec<u64>, place: prop::sample::Index) {
             let records: Vec<Record> = times.iter().map(|t| record(*t)).collect();
             let file: Vec<u8> = records.iter().flat_map(|r| r.encode().unwrap()).collect();
-            let (mut rest, mut got) = (file.as_slice(), Vec::new());
-            while let Some((record, used)) = Record::decode_first(rest).unwrap() {
-                got.push(record);
-                rest = &rest[used..];
-            }
+            let got: Vec<Record> = super::records(&file).map(Result::unwrap).collect();
             prop_assert_eq!(&got, &records);
             if let Some(last) = got.last() {
                 let begin = file.len() - last.encode().unwrap().len();
                 let cut = &file[begin..begin + 1 + place.index(file.len() - begin - 1)];
                 prop_assert!(Record::decode_first(cut).is_err());
+                let whole = super::records(&file[..begin + cut.len()]).filter(Result::is_ok).count();
+                prop_assert_eq!(whole, records.len() - 1);
             }
         }
     }

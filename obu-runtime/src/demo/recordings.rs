@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use obu_core::io::{Input, Output};
-use obu_core::record::{Entry, Record};
+use obu_core::record::{ASKED_AGAIN, Entry, Record, SENT_TWICE, records};
 use policies::face::FromBus;
 
 /// What one road's recordings say about `once` tasks.
@@ -30,8 +30,8 @@ impl Once {
 
     fn add(&mut self, record: &Record) {
         match &record.entry {
-            Entry::Note(text) if text.contains("is sent to") => self.runs_repeated += 1,
-            Entry::Note(text) if text.contains("is asked for again") => self.effects_repeated += 1,
+            Entry::Note(text) if text.starts_with(SENT_TWICE) => self.runs_repeated += 1,
+            Entry::Note(text) if text.starts_with(ASKED_AGAIN) => self.effects_repeated += 1,
             Entry::Output(Output::Effect { task, attempt, .. }) => {
                 let what = format!("{} at {}, attempt {}", task, record.node, attempt.0);
                 *self.asked.entry(what).or_default() += 1;
@@ -42,7 +42,7 @@ impl Once {
     }
 }
 
-/// The recordings of one node, oldest life first.
+/// The recordings of one node, by name.
 pub(super) fn files(node_dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(node_dir.join("state/node")).into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = entries
@@ -58,11 +58,7 @@ pub(super) fn once(files: &[PathBuf]) -> std::io::Result<Once> {
     let mut once = Once::default();
     for file in files {
         let bytes = fs::read(file)?;
-        let mut rest = bytes.as_slice();
-        while let Ok(Some((record, used))) = Record::decode_first(rest) {
-            once.add(&record);
-            rest = &rest[used..];
-        }
+        records(&bytes).map_while(Result::ok).for_each(|record| once.add(&record));
     }
     Ok(once)
 }
@@ -94,9 +90,9 @@ mod tests {
         let path = dir.path().join("state/node");
         fs::create_dir_all(&path).unwrap();
         let entries = [
-            Entry::Note("fault on purpose: this run is sent to a2 twice".into()),
+            Entry::Note(format!("{SENT_TWICE} a2 twice")),
             effect(1, 1),
-            Entry::Note("fault on purpose: the effect of a1.1.1 is asked for again".into()),
+            Entry::Note(format!("{ASKED_AGAIN} a1.1.1")),
             refusal(1),
             effect(2, 1),
             effect(2, 2),

@@ -3,31 +3,27 @@
 use std::fs;
 use std::path::Path;
 
-use obu_core::record::{Entry, Record};
+use obu_core::record::{Entry, Record, SENT_TWICE};
 
 /// Everything that a node recorded in `dir`, its state, in the order of time.
 ///
 /// # Panics
 /// If a recording cannot be read. One that was cut off by the end of its process is read up to there.
 pub fn read(dir: &Path) -> Vec<Record> {
-    let mut records = Vec::new();
+    let mut read = Vec::new();
     let files = fs::read_dir(dir.join("node")).expect("the node's state").flatten();
     for file in files.filter(|file| file.path().extension().is_some_and(|ending| ending == "vrec")) {
         let bytes = fs::read(file.path()).expect("a recording");
-        let mut rest = bytes.as_slice();
-        loop {
-            match Record::decode_first(rest) {
-                Ok(Some((record, used))) => {
-                    records.push(record);
-                    rest = &rest[used..];
-                }
-                Ok(None) | Err(policies::wire::WireError::Short { .. }) => break,
+        for record in obu_core::record::records(&bytes) {
+            match record {
+                Ok(record) => read.push(record),
+                Err(policies::wire::WireError::Short { .. }) => {}
                 Err(error) => panic!("{}: {error}", file.path().display()),
             }
         }
     }
-    records.sort_by_key(|record| record.at);
-    records
+    read.sort_by_key(|record: &Record| record.at);
+    read
 }
 
 /// The inputs among records, with their time in microseconds.
@@ -37,9 +33,6 @@ pub fn inputs(records: &[Record]) -> impl Iterator<Item = (u64, &obu_core::io::I
         _ => None,
     })
 }
-
-/// What the node notes after a run that its `[faults]` make it send twice.
-const SENT_TWICE: &str = "fault on purpose: this run is sent to";
 
 /// The outputs among records, with their time in microseconds. A run that is sent twice on purpose, and recorded so,
 /// counts twice.

@@ -1,6 +1,7 @@
 //! Outputs become acts. No decision is made here: what cannot be done comes back as an input.
 
 use obu_core::io::{AppAnswer, CallEnd, Decision, Input, JobEvent, JobInput, Output};
+use obu_core::record::{ASKED_AGAIN, SENT_TWICE};
 use policies::face::{Answer, FromBus, ToBorder, ToBus, ToHost, ToWorkerFace};
 use policies::id::{Attempt, Digest, TaskId, TenantId};
 use policies::task::Effect;
@@ -32,7 +33,7 @@ impl Driver {
             Output::Send { realm, to, message } => {
                 let payload = message.payload().and_then(|blob| self.blobs.get(&blob));
                 if self.faults.repeat_runs && is_run_of_once(&message) {
-                    self.recorder.note(now, format!("fault on purpose: this run is sent to {to} twice"));
+                    self.recorder.note(now, format!("{SENT_TWICE} {to} twice"));
                     self.realms.send(realm, to.clone(), &message, payload.clone());
                 }
                 self.realms.send(realm, to, &message, payload);
@@ -114,7 +115,7 @@ impl Driver {
         let of_it = |m: &ToBus| matches!(m, ToBus::Effect { task, .. } if task == done);
         if let Some(message) = self.repeat.take_if(|message| of_it(message)) {
             let now = self.clock.now();
-            self.recorder.note(now, format!("fault on purpose: the effect of {done} is asked for again"));
+            self.recorder.note(now, format!("{ASKED_AGAIN} {done}"));
             offer(self.channels.bus.as_ref(), &message, "bus");
         }
     }

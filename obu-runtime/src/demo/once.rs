@@ -110,9 +110,7 @@ impl Road<'_> {
 
     /// How the repeats that were forced ended, as the nodes recorded it.
     pub(super) fn judge_repeats(&mut self) {
-        let files: Vec<_> =
-            self.nodes_of_road().iter().flat_map(|id| recordings::files(&self.plan.dir(id))).collect();
-        let once = recordings::once(&files).unwrap_or_else(|error| {
+        let once = recordings::once(&self.recordings()).unwrap_or_else(|error| {
             line(format!("recordings cannot be read: {error}"));
             Once::default()
         });

@@ -15,7 +15,7 @@ use super::bus::Buses;
 use super::road::{self, Node, PLACES, Plan};
 use super::summary::Findings;
 use super::tally::Tally;
-use super::{DemoArgs, Drive, ledger::Ledger, once, prepare};
+use super::{DemoArgs, Drive, ledger::Ledger, once, prepare, recordings};
 use crate::cli::{Failure, line};
 
 /// Set by Ctrl-C and SIGTERM.
@@ -65,30 +65,16 @@ impl Timeline {
             z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
             Duration::from_millis((z ^ (z >> 31)) % most_ms).as_secs_f64()
         };
-        let times = Self {
-            hostile: 9.0 + jitter(1000),
-            hostile_ends: 38.0 + jitter(1000),
-            edge_dies: 46.0 + jitter(2000),
-            sibling_freezes: 54.0 + jitter(2000),
-            sibling_thaws: 61.0 + jitter(1500),
-            edge_returns: 66.0 + jitter(1500),
-            call: 76.0 + jitter(1000),
-            end: 81.0,
-        };
-        times.scaled(time_scale)
-    }
-
-    fn scaled(self, time_scale: u32) -> Self {
         let by = f64::from(time_scale);
         Self {
-            hostile: self.hostile * by,
-            hostile_ends: self.hostile_ends * by,
-            edge_dies: self.edge_dies * by,
-            sibling_freezes: self.sibling_freezes * by,
-            sibling_thaws: self.sibling_thaws * by,
-            edge_returns: self.edge_returns * by,
-            call: self.call * by,
-            end: self.end * by,
+            hostile: by * (9.0 + jitter(1000)),
+            hostile_ends: by * (38.0 + jitter(1000)),
+            edge_dies: by * (46.0 + jitter(2000)),
+            sibling_freezes: by * (54.0 + jitter(2000)),
+            sibling_thaws: by * (61.0 + jitter(1500)),
+            edge_returns: by * (66.0 + jitter(1500)),
+            call: by * (76.0 + jitter(1000)),
+            end: by * 81.0,
         }
     }
 }
@@ -184,9 +170,9 @@ impl Road<'_> {
         Ok(())
     }
 
-    /// Ids of all nodes of the road.
-    pub(super) fn nodes_of_road(&self) -> [&'static str; 4] {
-        PLACES.map(|place| place.id)
+    /// The recordings of all nodes.
+    pub(super) fn recordings(&self) -> Vec<PathBuf> {
+        PLACES.iter().flat_map(|place| recordings::files(&self.plan.dir(place.id))).collect()
     }
 
     pub(super) fn socket(&self, id: &str) -> PathBuf {

@@ -7,7 +7,6 @@ use std::process::Command;
 
 use serde_json::Value as Json;
 
-use super::recordings;
 use super::script::Road;
 use crate::cli::line;
 
@@ -50,8 +49,7 @@ impl Road<'_> {
         let Said { ok, text } = ask(&sim, [OsStr::new("replay"), record.as_os_str()]);
         let seen = text.lines().rev().take(4).collect::<Vec<_>>().join("; ");
         self.findings.check(10, "verge-sim replays the drive to the same decisions", ok, seen);
-        let files: Vec<PathBuf> =
-            self.nodes_of_road().iter().flat_map(|id| recordings::files(&self.plan.dir(id))).collect();
+        let files = self.recordings();
         self.replay_all(&sim, &files);
         self.compare(&sim, &files);
     }

@@ -23,6 +23,21 @@ pub(super) struct Check {
     pub(super) seen: String,
 }
 
+/// The words of the table's second column.
+const OK: &str = "ok";
+const HELD_UP: &str = "-";
+const FAILED: &str = "FAILED";
+
+impl Check {
+    fn verdict(&self) -> &'static str {
+        match self.ok {
+            true if self.seen.starts_with(NOT_REACHED) => HELD_UP,
+            true => OK,
+            false => FAILED,
+        }
+    }
+}
+
 /// Everything found out so far.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
@@ -46,22 +61,15 @@ impl Findings {
         let rows = self
             .checks
             .iter()
-            .map(|c| {
-                let verdict = match c.ok {
-                    true if c.seen.starts_with(NOT_REACHED) => "-",
-                    true => "ok",
-                    false => "FAILED",
-                };
-                vec![c.point.to_string(), verdict.into(), c.what.clone(), c.seen.clone()]
-            })
+            .map(|c| vec![c.point.to_string(), c.verdict().into(), c.what.clone(), c.seen.clone()])
             .collect();
         table(&["point", "", "what", "seen"], rows);
-        let failed = self.checks.iter().filter(|check| !check.ok).count();
-        let held_up =
-            self.checks.iter().filter(|check| check.ok && check.seen.starts_with(NOT_REACHED)).count();
-        let passed = self.checks.len() - failed - held_up;
-        let not_reached = if held_up > 0 { format!(", {held_up} not reached") } else { String::new() };
-        line(format!("{passed} checks passed, {failed} failed{not_reached}"));
+        let count = |verdict| self.checks.iter().filter(|check| check.verdict() == verdict).count();
+        let not_reached = match count(HELD_UP) {
+            0 => String::new(),
+            held_up => format!(", {held_up} not reached"),
+        };
+        line(format!("{} checks passed, {} failed{not_reached}", count(OK), count(FAILED)));
     }
 
     /// All checks as JSON, for programs.

@@ -3,7 +3,7 @@
 use super::prepare;
 use super::script::{Road, Timeline};
 use super::summary;
-use super::tally::{ms, quantile, sorted};
+use super::tally::{Notice, ms, quantile, sorted};
 
 impl Road<'_> {
     /// What became of the hostile app, in the kernel's figures and in its own words.
@@ -19,8 +19,7 @@ impl Road<'_> {
         );
         let said = self.tally.with(|c| c.lines.get("hostile").cloned().unwrap_or_default());
         // On a machine that is busy anyway it is frozen before it comes to its worst.
-        let frozen =
-            self.tally.with(|c| c.notices.iter().find(|n| n.kind == "freeze" && n.node == "a1").cloned());
+        let frozen = self.first_notice("freeze");
         let not_reached = frozen.as_ref().map_or(summary::NOT_REACHED.to_owned(), |n| {
             format!(
                 "{}: frozen {:.1} s before ({})",
@@ -75,11 +74,15 @@ impl Road<'_> {
         );
     }
 
+    /// The gateway's first notice of a kind.
+    fn first_notice(&self, kind: &str) -> Option<Notice> {
+        self.tally.with(|c| c.notices.iter().find(|n| n.kind == kind && n.node == "a1").cloned())
+    }
+
     pub(super) fn ladder(&mut self) {
-        let notices = self.tally.with(|c| c.notices.clone());
         for kind in ["squeeze", "freeze"] {
-            let first = notices.iter().find(|n| n.kind == kind && n.node == "a1");
-            let seen = first.map_or("none".into(), |n| format!("{}: {}", n.about, n.why));
+            let first = self.first_notice(kind);
+            let seen = first.as_ref().map_or("none".into(), |n| format!("{}: {}", n.about, n.why));
             self.findings.check(7, &format!("under load: {kind}"), first.is_some(), seen);
         }
     }

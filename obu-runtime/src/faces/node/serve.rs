@@ -154,9 +154,10 @@ impl Driver {
             }
             Request::Events => follow(self.events.subscribe(), back, Reply::Json),
             Request::Logs { app, lines, follow: stay } => {
-                let known: Vec<_> = self.node.apps().iter().map(|view| view.app.to_string()).collect();
                 let (lines, news) = self.logs.tail(&app, lines as usize);
-                if lines.is_empty() && !known.contains(&app.to_string()) {
+                let apps = if lines.is_empty() { self.node.apps() } else { Vec::new() };
+                if lines.is_empty() && apps.iter().all(|view| view.app != app) {
+                    let known: Vec<_> = apps.iter().map(|view| view.app.to_string()).collect();
                     let why = format!("there is no app {app}; there are: {}", known.join(", "));
                     let _ =
                         back.try_send(refused("show the log", why, Some("name it as verge get apps does")));

@@ -3,32 +3,10 @@
 # tests: P1-12, P2-06
 #
 #   tests/guest/run -t 900 -- tests/guest/cases/node.sh
-set -euo pipefail
-[ -e /run/guest/control ] || { echo "node.sh makes interfaces and cgroups: run it in the guest" >&2 && exit 1; }
-cd "$(dirname "$0")/../../.."
-build=${VERGE_BUILD:-target}
-bin=$(realpath "$build/debug")
-material=$(realpath "$build/material")
-dir=$(mktemp -d)
+# shellcheck source=../case.sh
+. "$(dirname "$0")/../case.sh"
 socket=$dir/run/control.sock
 verge() { "$bin/verge" --socket "$socket" "$@"; }
-failed=0
-ok() { echo "ok $1"; }
-fail() { echo "FAIL $1: $2" && failed=1; }
-
-# until NAME SECONDS COMMAND...: waits for a command to succeed.
-until_ok() {
-    local name=$1 end=$((SECONDS + $2))
-    shift 2
-    until "$@" >"$dir/last" 2>&1; do
-        if [ $SECONDS -ge $end ]; then
-            fail "$name" "$(tail -3 "$dir/last" | tr '\n' ' ')"
-            return 1
-        fi
-        sleep 0.2
-    done
-    ok "$name"
-}
 
 ip link add vcan0 type vcan && ip link set vcan0 up
 "$bin/verge" pki key "$dir" >/dev/null

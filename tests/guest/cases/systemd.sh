@@ -5,30 +5,8 @@
 #
 #   tests/guest/run -t 900 -- tests/guest/cases/systemd.sh
 # shellcheck disable=SC2329 # until_ok calls functions by name
-set -euo pipefail
-[ -e /run/guest/control ] || { echo "systemd.sh starts a systemd and makes cgroups: run it in the guest" >&2 && exit 1; }
-cd "$(dirname "$0")/../../.."
-build=${VERGE_BUILD:-target}
-bin=$(realpath "$build/debug")
-material=$(realpath "$build/material")
-dir=$(mktemp -d)
-failed=0
-ok() { echo "ok $1"; }
-fail() { echo "FAIL $1: $2" && failed=1; }
-
-# until_ok NAME SECONDS COMMAND...: waits for a command to succeed.
-until_ok() {
-    local name=$1 end=$((SECONDS + $2))
-    shift 2
-    until "$@" >"$dir/last" 2>&1; do
-        if [ $SECONDS -ge $end ]; then
-            fail "$name" "$(tail -3 "$dir/last" | tr '\n' ' ')"
-            return 1
-        fi
-        sleep 0.2
-    done
-    ok "$name"
-}
+# shellcheck source=../case.sh
+. "$(dirname "$0")/../case.sh"
 
 # ---- what an integrator installs ----
 

@@ -4,10 +4,11 @@
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::grant::Grants;
-use crate::id::{AppName, Digest, FunctionName, NameError, TenantId};
+use crate::id::{AppName, Digest, FunctionName, NameError, NodeId, TenantId};
 use crate::limits;
 use crate::task::{Class, Effect};
 use crate::unit::{Bytes, CpuMilli, Span};
@@ -62,7 +63,7 @@ pub struct AppClaim {
     /// Environment.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Node ids it may run on; empty: the node it is applied to.
+    /// Node ids it runs on; empty: every node it is applied to.
     #[serde(default)]
     pub nodes: Vec<String>,
     /// Time between SIGTERM and SIGKILL.
@@ -88,6 +89,9 @@ pub struct FunctionClaim {
     /// Memory of one call.
     #[serde(default)]
     pub memory: Option<Bytes>,
+    /// Node ids it runs on, such as the ones with the right hardware; empty: every node it is applied to.
+    #[serde(default)]
+    pub nodes: Vec<String>,
 }
 
 /// How an app runs.
@@ -181,6 +185,8 @@ pub struct App {
     pub env: Vec<String>,
     /// Time between SIGTERM and SIGKILL.
     pub stop_timeout: Span,
+    /// Where it runs.
+    pub nodes: Nodes,
 }
 
 /// A function that passed every static check.
@@ -198,6 +204,45 @@ pub struct Function {
     pub service_time: Span,
     /// Memory of one call.
     pub memory: Bytes,
+    /// Where it runs. A node that is not among them knows it, and sends its tasks to one that is.
+    pub nodes: Nodes,
+}
+
+/// Nodes that an app or a function runs on: those named, or all that it is applied to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nodes(Vec<NodeId>);
+
+impl Nodes {
+    /// Whether `node` is one of them.
+    pub fn have(&self, node: &NodeId) -> bool {
+        self.0.is_empty() || self.0.contains(node)
+    }
+
+    fn check(named: Vec<String>, place: &str) -> Result<Self, ManifestError> {
+        too_many("nodes", named.len(), limits::PEERS_MAX)?;
+        let name = |id: String| {
+            NodeId::new(&id).map_err(|source| ManifestError::Name { place: place.into(), source })
+        };
+        named.into_iter().map(name).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl FromIterator<NodeId> for Nodes {
+    fn from_iter<I: IntoIterator<Item = NodeId>>(named: I) -> Self {
+        Self(named.into_iter().collect())
+    }
+}
+
+impl fmt::Display for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [] => f.write_str("every node it is applied to"),
+            [first, rest @ ..] => {
+                f.write_str(first.as_str())?;
+                rest.iter().try_for_each(|node| write!(f, ", {node}"))
+            }
+        }
+    }
 }
 
 /// Why a claim is not a manifest. `place` is a path into the file such as `apps.speedometer.command`.
@@ -286,8 +331,7 @@ fn too_many(what: &'static str, got: usize, max: usize) -> Result<(), ManifestEr
 
 fn check_app(name: &str, claim: AppClaim) -> Result<App, ManifestError> {
     let at = |field: &str| alloc::format!("apps.{name}.{field}");
-    // Destructured, so that a field added to the claim cannot be forgotten here. `nodes` chooses where the
-    // manifest is applied and is consumed by the one who applies it.
+    // Destructured, so that a field added to the claim cannot be forgotten here.
     let AppClaim {
         tenant,
         kind,
@@ -299,7 +343,7 @@ fn check_app(name: &str, claim: AppClaim) -> Result<App, ManifestError> {
         restart,
         grants,
         env,
-        nodes: _,
+        nodes,
         stop_timeout,
     } = claim;
     let named = |source| ManifestError::Name { place: at("name"), source };
@@ -318,12 +362,13 @@ fn check_app(name: &str, claim: AppClaim) -> Result<App, ManifestError> {
         grants,
         env: check_env(&at("env"), env)?,
         stop_timeout: stop_timeout.unwrap_or(Span::from_millis(2_000)),
+        nodes: Nodes::check(nodes, &at("nodes"))?,
     })
 }
 
 fn check_function(name: &str, claim: FunctionClaim) -> Result<Function, ManifestError> {
     let at = |field: &str| alloc::format!("functions.{name}.{field}");
-    let FunctionClaim { tenant, bundle, effect, service_time, memory } = claim;
+    let FunctionClaim { tenant, bundle, effect, service_time, memory, nodes } = claim;
     let named = |source| ManifestError::Name { place: at("name"), source };
     if service_time.as_micros() == 0 {
         return Err(value(at("service_time"), service_time, "is not a service time; it must be above 0"));
@@ -335,6 +380,7 @@ fn check_function(name: &str, claim: FunctionClaim) -> Result<Function, Manifest
         effect,
         service_time,
         memory: memory.unwrap_or(Bytes::mebi(64)),
+        nodes: Nodes::check(nodes, &at("nodes"))?,
     })
 }
 
@@ -401,54 +447,4 @@ fn check_resources(place: &str, resources: &Resources) -> Result<(), ManifestErr
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = r#"{"apiVersion":"verge/v1","apps":{"speedometer":{
-        "bundle":"sha256:0000000000000000000000000000000000000000000000000000000000000000",
-        "command":["/usr/bin/python3","/app/main.py"],"class":"driving",
-        "resources":{"cpu":"300m","memory":"96Mi"},
-        "grants":{"signals":["Vehicle.Speed"],"cameras":[{"id":"front","fps":5}],"tasks":["lane"]}}},
-        "functions":{"lane":{"service_time":"20ms",
-        "bundle":"sha256:0000000000000000000000000000000000000000000000000000000000000000"}}}"#;
-
-    fn parse(text: &str) -> Result<Manifest, String> {
-        let claim: ManifestClaim = serde_json::from_str(text).map_err(|e| alloc::format!("{e}"))?;
-        Manifest::try_from(claim).map_err(|e| alloc::format!("{e}"))
-    }
-
-    #[test]
-    fn a_good_manifest_keeps_what_it_says_and_fills_the_rest() {
-        let manifest = parse(GOOD).unwrap();
-        let app = &manifest.apps[0];
-        assert_eq!(app.tenant.as_str(), "default");
-        assert_eq!(app.resources.cpu.get(), 300);
-        assert_eq!(app.resources.pids, 32);
-        assert_eq!(app.restart, Restart::OnFailure);
-        assert_eq!(manifest.functions[0].effect, Effect::Pure);
-    }
-
-    /// One mistake per row: what is replaced in [`GOOD`], by what, and what the error must name.
-    #[test]
-    #[rustfmt::skip]
-    fn mistake_table() {
-        check("verge/v1",            "verge/v9",        "apiVersion is \"verge/v9\"");
-        check("speedometer",         "Speedo Meter",    "apps.Speedo Meter.name");
-        check("\"class\":\"driving\"", "\"clas\":\"driving\"", "unknown field `clas`");
-        check("driving",             "drivng",          "unknown variant `drivng`");
-        check("300m",                "300x",            "\"300x\" is not a CPU share");
-        check("300m",                "1m",              "apps.speedometer.resources.cpu: 1m is below");
-        check("96Mi",                "5",               "resources.memory: 5 is below 1Mi");
-        check("/usr/bin/python3",    "python3",         "apps.speedometer.command: python3 is not an absolute path");
-        check("Vehicle.Speed",       "**",              "\"**\" is not a VSS path");
-        check("20ms",                "20",              "is not a duration");
-        check("20ms",                "0ms",             "functions.lane.service_time");
-    }
-
-    #[track_caller]
-    fn check(old: &str, new: &str, named: &str) {
-        assert!(GOOD.contains(old));
-        let error = parse(&GOOD.replace(old, new)).unwrap_err();
-        assert!(error.contains(named), "{error:?} does not name {named:?}");
-    }
-}
+mod tests;

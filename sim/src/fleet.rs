@@ -4,7 +4,7 @@
 use obu_core::io::NodeConfig;
 use policies::grant::{ExportRule, Grants, NodePolicy, TenantRule};
 use policies::id::{AppName, CarId, Digest, FunctionName, NodeId, TenantId, ZoneId};
-use policies::manifest::{App, AppKind, Function, Manifest, Resources, Restart};
+use policies::manifest::{App, AppKind, Function, Manifest, Nodes, Resources, Restart};
 use policies::signal::SignalPattern;
 use policies::task::{Class, Effect};
 use policies::unit::{Bytes, Span};
@@ -190,6 +190,7 @@ fn functions() -> Vec<Function> {
         effect: model.effect,
         service_time: Span::from_micros(model.service.1).unwrap_or_default(),
         memory: Bytes::mebi(16),
+        nodes: Nodes::default(),
     };
     FUNCTIONS.iter().map(function).collect()
 }
@@ -212,6 +213,7 @@ fn apps() -> Vec<App> {
         },
         env: Vec::new(),
         stop_timeout: Span::from_millis(500),
+        nodes: Nodes::default(),
     };
     vec![
         app("brake", "oem", Class::Critical, &[]),

@@ -8,7 +8,7 @@ use policies::face::{FromBus, ToBorder, ToBus};
 use policies::grant::{ExportRule, Grants, NodePolicy, TenantRule};
 use policies::host::{AppRef, Exit, Face, HostCommand, HostEvent, HostRefusal, Pressure};
 use policies::id::{AppName, CarId, Digest, FunctionName, Incarnation, NodeId, TenantId};
-use policies::manifest::{App, AppKind, Function, Manifest, Resources, Restart};
+use policies::manifest::{App, AppKind, Function, Manifest, Nodes, Resources, Restart};
 use policies::signal::{Quality, Signal, SignalPath, SignalPattern, Value};
 use policies::task::{BlobRef, Class, Effect};
 use policies::time::Timestamp;
@@ -76,6 +76,7 @@ pub(crate) fn app(name: &str, class: Class) -> App {
         },
         env: Vec::new(),
         stop_timeout: Span::from_millis(500),
+        nodes: Nodes::default(),
     }
 }
 
@@ -87,6 +88,7 @@ pub(crate) fn make_function(name: &str, effect: Effect) -> Function {
         effect,
         service_time: Span::from_millis(20),
         memory: Bytes::mebi(32),
+        nodes: Nodes::default(),
     }
 }
 

@@ -247,7 +247,16 @@ impl Live {
         let (mut steps, mut lines, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
         for app in manifest.apps {
             let name = name_of(&app);
+            let kept = desired.manifest.apps.len();
             desired.manifest.apps.retain(|kept| name_of(kept) != name);
+            if !app.nodes.have(&self.config.node) {
+                lines.push(alloc::format!("app {name} runs at {}, not here", app.nodes));
+                if desired.manifest.apps.len() < kept {
+                    desired.frozen.retain(|frozen| *frozen != name);
+                    steps.push(Step::Remove(name));
+                }
+                continue;
+            }
             refusals.extend(self.check_app(&desired.manifest, &app));
             desired.manifest.apps.push(app);
             lines.push(alloc::format!("app {name} applied"));
@@ -255,7 +264,10 @@ impl Live {
         }
         for function in manifest.functions {
             desired.manifest.functions.retain(|kept| kept.name != function.name);
-            lines.push(alloc::format!("function {} applied", function.name));
+            let here = function.nodes.have(&self.config.node);
+            let elsewhere =
+                if here { String::new() } else { alloc::format!("; it runs at {}", function.nodes) };
+            lines.push(alloc::format!("function {} applied{elsewhere}", function.name));
             steps.push(Step::SetFunction(function.name.clone()));
             desired.manifest.functions.push(function);
         }

@@ -31,6 +31,8 @@ enum Readiness {
     Ready,
     /// It can't be had.
     Failed(String),
+    /// It runs at other nodes; this one only knows it.
+    Elsewhere,
 }
 
 #[derive(Debug)]
@@ -109,6 +111,7 @@ impl Functions {
                 Readiness::Loading => "loading".into(),
                 Readiness::Ready => "ready".into(),
                 Readiness::Failed(why) => alloc::format!("failed: {why}"),
+                Readiness::Elsewhere => alloc::format!("elsewhere: {}", known.function.nodes),
             },
             service_p50_us: known.service.quantile(500),
             service_p95_us: known.service.quantile(950),
@@ -124,12 +127,17 @@ impl Live {
         if known.is_some_and(|k| k.function == function && !matches!(k.readiness, Readiness::Failed(_))) {
             return;
         }
-        let need = (function.bundle, Face::Worker(function.tenant.clone()));
+        let need = function
+            .nodes
+            .have(&self.config.node)
+            .then(|| (function.bundle, Face::Worker(function.tenant.clone())));
         self.functions.changed = true;
-        let readiness = Readiness::Importing;
+        let readiness = if need.is_some() { Readiness::Importing } else { Readiness::Elsewhere };
         let name = function.name.clone();
         self.functions.known.insert(name, Known { function, readiness, service: Sketch::new() });
-        self.need_module(now, need.0, need.1);
+        if let Some((bundle, face)) = need {
+            self.need_module(now, bundle, face);
+        }
     }
 
     fn need_module(&mut self, now: Timestamp, bundle: Digest, face: Face) {
@@ -139,7 +147,8 @@ impl Live {
     /// Host is new: its store and its workers have to be asked again.
     pub(super) fn functions_anew(&mut self, now: Timestamp) {
         let mut needs = Vec::new();
-        for known in self.functions.known.values_mut() {
+        let here = |known: &&mut Known| known.readiness != Readiness::Elsewhere;
+        for known in self.functions.known.values_mut().filter(here) {
             known.readiness = Readiness::Importing;
             needs.push((known.function.bundle, Face::Worker(known.function.tenant.clone())));
         }
@@ -254,6 +263,9 @@ impl Live {
                 run.function,
                 run.effect.as_str()
             ));
+        }
+        if !function.nodes.have(&self.config.node) {
+            return Err(alloc::format!("function {} runs at {}, not here", run.function, function.nodes));
         }
         if !self.functions.is_ready(&run.function) {
             return Err(alloc::format!("function {} is not ready yet", run.function));

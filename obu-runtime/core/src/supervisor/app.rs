@@ -161,7 +161,8 @@ impl Supervisor {
         };
         let old = core::mem::replace(&mut kept.app, app);
         let new = &kept.app;
-        let live = App { resources: old.resources, grants: old.grants.clone(), ..new.clone() } == old;
+        let (grants, nodes) = (old.grants.clone(), old.nodes.clone());
+        let live = App { resources: old.resources, grants, nodes, ..new.clone() } == old;
         let (resized, regranted) = (old.resources != new.resources, old.grants != new.grants);
         let running = matches!(kept.stage, Stage::Running { .. });
         let same_island = (old.grants != Grants::default()) == kept.wants_island();

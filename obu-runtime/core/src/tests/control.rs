@@ -50,6 +50,25 @@ fn a_change_is_durable_before_it_is_answered_and_nothing_else_is_touched() {
 }
 
 #[test]
+fn an_app_of_other_nodes_is_not_kept_here_and_leaves_if_it_was() {
+    let mut rig = Rig::new(&["a1"]);
+    let mut moved = app("speedo", Class::Driving);
+    moved.nodes = [node_id("a2"), node_id("b1")].into_iter().collect();
+    let mut stays = app("games", Class::Background);
+    stays.nodes = [node_id("a1")].into_iter().collect();
+    rig.site("a1").log.clear();
+    let manifest = Manifest { apps: vec![moved, stays], functions: Vec::new() };
+    let reply = rig.control("a1", ControlCall::Apply { manifest });
+    let ControlReply::Ok { lines } = reply else { panic!("{reply:?}") };
+    assert_eq!(lines, ["app oem/speedo runs at a2, b1, not here", "app oem/games applied"]);
+    rig.run_for(1_000 * MS);
+    let apps: Vec<String> = rig.site("a1").node.apps().iter().map(|view| view.app.to_string()).collect();
+    assert_eq!(apps, ["oem/games"]);
+    let stopped = |c: &&HostCommand| matches!(c, HostCommand::Stop { .. });
+    assert_eq!(rig.sent_commands("a1").iter().filter(stopped).count(), 1, "games runs on");
+}
+
+#[test]
 fn a_full_disk_refuses_the_change_and_leaves_everything_as_it_was() {
     let mut rig = Rig::bare(&["a1"]);
     rig.feed("a1", Input::Control { request: 500, call: ControlCall::Apply { manifest: manifest() } });

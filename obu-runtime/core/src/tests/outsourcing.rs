@@ -40,6 +40,35 @@ fn a_busy_node_spreads_its_tasks_over_car_and_roadside() {
 }
 
 #[test]
+fn a_function_of_other_nodes_is_known_here_and_runs_there() {
+    let mut rig = Rig::new(&["a1", "a2"]);
+    let mut toll = make_function("toll", Effect::Once);
+    toll.nodes = [node_id("a2")].into_iter().collect();
+    let manifest = Manifest { apps: Vec::new(), functions: vec![toll] };
+    for (node, said) in [("a1", "function toll applied; it runs at a2"), ("a2", "function toll applied")] {
+        let reply = rig.control(node, ControlCall::Apply { manifest: manifest.clone() });
+        assert!(matches!(&reply, ControlReply::Ok { lines } if lines == &[said.to_string()]), "{reply:?}");
+    }
+    rig.run_for(500 * MS);
+    assert_eq!(rig.site("a1").node.functions()[2].state, "elsewhere: a2");
+    let toll = |rig: &mut Rig| {
+        let request = rig.ask("a1", "speedo", run_task("toll", 600));
+        rig.run_for(2_000 * MS);
+        rig.report("a1", request)
+    };
+    let report = toll(&mut rig);
+    assert_eq!((report.outcome.word(), report.node), ("done", Some(node_id("a2"))));
+    // A new life of this node, and of its host, still leave it there; without the other one it has no place.
+    rig.boot("a1");
+    rig.cut.insert(node_id("a2"));
+    rig.run_for(4_000 * MS);
+    assert_eq!(rig.site("a1").node.functions()[2].state, "elsewhere: a2");
+    let report = toll(&mut rig);
+    assert!(report.outcome.word() != "done" && report.node.is_none(), "{report:?}");
+    assert!(rig.effects.values().all(|n| *n == 1) && rig.effects.len() == 1);
+}
+
+#[test]
 fn without_an_export_rule_nothing_leaves_the_car() {
     let mut rig = Rig::new(&["a1", "a2", "e1"]);
     let mut config = config("a1");

@@ -23,7 +23,4 @@ for seed in $(seq 1 "$demos"); do
     "$build/debug/verge" demo --material "$build/material" --seed "$seed" >"$build/soak/demo-$seed.log" ||
         die "the demo with seed $seed failed; see $build/soak/demo-$seed.log"
 done
-say "the demo in the guest machine"
-tests/guest/setup.sh
-tests/guest/run -t 1500 -- env VERGE_BUILD="$build" tests/guest/soak/demo.sh
 say "all held"

@@ -1,8 +1,9 @@
 //! The hard part of point 8: tasks that must have their effect once. Faults that would make it happen twice or
 //! too late are forced here, and what came of them is judged by the ledger and the recordings.
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::ledger::Booked;
 use super::prepare;
@@ -15,9 +16,9 @@ use crate::control::View;
 /// Functions whose effect must happen once.
 const ONCE: [&str; 2] = ["toll", "weigh"];
 
-/// Weighings that are tried until one is at the sibling. The gateway guesses that it is slow at it, so that
-/// the first one goes there.
-const WEIGHINGS_MAX: usize = 4;
+/// How long weighings are asked for until one runs. Only the sibling has scales; one that just did not answer
+/// in time is left alone for a while.
+const WEIGHING_WAIT: Duration = Duration::from_secs(10);
 
 /// Latest that an effect may come after its owner said that it cannot know: the lease that its worker still
 /// holds (1 s), and the effect port's patience (2 s). [`policies::limits::LEASE`], [`v2e_core::worker::EFFECT_WAIT`].
@@ -36,8 +37,12 @@ impl Weighings {
         let (socket, ended) = (road.socket("a1"), self.0.clone());
         std::thread::spawn(move || {
             let said = prepare::weigh(&socket).unwrap_or_else(|error| format!("refused: {error}"));
-            ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(said);
+            ended.lock().unwrap_or_else(PoisonError::into_inner).push(said);
         });
+    }
+
+    fn ended(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -45,18 +50,23 @@ impl Road<'_> {
     /// Has trucks weighed until one is on the sibling's scales: a `once` task that is under way for 1.5 s.
     pub(super) fn weigh_at_sibling(&self) -> Result<(), Failure> {
         let weighings = Weighings::default();
-        for _ in 0..WEIGHINGS_MAX {
-            weighings.ask(self);
-            for _ in 0..60 * self.plan.time_scale {
-                if self.runs_at_sibling() {
-                    line("a truck is being weighed at the sibling");
-                    return Ok(());
-                }
-                std::thread::sleep(Duration::from_millis(10));
+        let until = Instant::now() + WEIGHING_WAIT * self.plan.time_scale;
+        let mut asked = 0;
+        while Instant::now() < until && !self.stop.load(Ordering::SeqCst) {
+            if weighings.ended().len() == asked {
+                weighings.ask(self);
+                asked += 1;
             }
+            if self.runs_at_sibling() {
+                line("a truck is being weighed at the sibling");
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
-        let said = weighings.0.lock().map(|said| said.join("; ")).unwrap_or_default();
-        Err(Failure::new(format!("no weighing ran at the sibling; {said}")))
+        if self.stop.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        Err(Failure::new(format!("no weighing ran at the sibling; {}", weighings.ended().join("; "))))
     }
 
     fn runs_at_sibling(&self) -> bool {

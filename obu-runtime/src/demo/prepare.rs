@@ -57,22 +57,23 @@ pub(super) fn bundles(plan: &Plan, project: &Path) -> Result<Bundles, Failure> {
         fs::write(&path, text).map_err(io(&path)).map(|()| path)
     };
     Ok(Bundles {
-        functions: write("functions.yaml", functions(&plan.material.join("wasm"), "5ms", "1500ms"))?,
-        gateway: write("gateway.yaml", functions(&plan.material.join("wasm"), "300ms", "20s"))?,
+        functions: write("functions.yaml", functions(&plan.material.join("wasm"), "5ms"))?,
+        gateway: write("gateway.yaml", functions(&plan.material.join("wasm"), "300ms"))?,
         apps: write("apps.yaml", car_a(&apps, &plan.material, &base))?,
         hostile: write("hostile.yaml", hostile(&apps, &base))?,
         key,
     })
 }
 
-fn functions(wasm: &Path, toll: &str, weighing: &str) -> String {
+/// The scales hang on the sibling: only there a truck can be weighed.
+fn functions(wasm: &Path, toll: &str) -> String {
     let wasm = wasm.display();
     format!(
         "apiVersion: verge/v1\nfunctions:\n\
          \x20 lane: {{tenant: oem, bundle: {wasm}/lane.wasm, service_time: 15ms, memory: 32Mi}}\n\
          \x20 road-sample: {{tenant: oem, bundle: {wasm}/road-sample.wasm, service_time: 5ms, memory: 16Mi}}\n\
          \x20 toll: {{tenant: oem, bundle: {wasm}/toll.wasm, effect: once, service_time: {toll}, memory: 16Mi}}\n\
-         \x20 weigh: {{tenant: oem, bundle: {wasm}/toll.wasm, effect: once, service_time: {weighing}, memory: 16Mi}}\n"
+         \x20 weigh: {{tenant: oem, bundle: {wasm}/toll.wasm, effect: once, service_time: 1500ms, memory: 16Mi, nodes: [a2]}}\n"
     )
 }
 

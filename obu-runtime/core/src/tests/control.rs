@@ -49,6 +49,7 @@ fn a_change_is_durable_before_it_is_answered_and_nothing_else_is_touched() {
     assert_eq!(rig.state("a1", "third"), "running");
 }
 
+// tests: P3-14
 #[test]
 fn an_app_of_other_nodes_is_not_kept_here_and_leaves_if_it_was() {
     let mut rig = Rig::new(&["a1"]);

@@ -39,6 +39,7 @@ fn a_busy_node_spreads_its_tasks_over_car_and_roadside() {
     assert!(!exports.is_empty() && exports.iter().all(|d| d.why == "rule export-1"));
 }
 
+// tests: P3-14
 #[test]
 fn a_function_of_other_nodes_is_known_here_and_runs_there() {
     let mut rig = Rig::new(&["a1", "a2"]);

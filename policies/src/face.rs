@@ -73,6 +73,15 @@ pub enum Attachment {
     },
 }
 
+/// What the environment of a process must say that opens Zenoh links over TLS: all of Zenoh's work in one thread.
+/// Zenoh 1.10 reads and writes a TLS link from different threads at the same time, which rustls does not allow: links
+/// break with `handshake not complete`, and memory with it (eclipse-zenoh/zenoh#2557). Zenoh reads this once, when
+/// it is first used.
+pub const ZENOH_THREADS: (&str, &str) = (
+    "ZENOH_RUNTIME",
+    "(app: (worker_threads: 1), tx: (handover: app), rx: (handover: app), acc: (handover: app), net: (handover: app))",
+);
+
 /// Any face to host, on the host channel (node's own commands travel as [`crate::host::HostCommand`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToHost {

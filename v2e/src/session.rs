@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use policies::face::ZENOH_THREADS;
 use policies::limits::MESSAGE_LEN_MAX;
 use serde_json::{Value, json};
 use zenoh::Wait as _;
@@ -83,6 +84,12 @@ pub enum SessionError {
         /// The path.
         path: PathBuf,
     },
+    /// Zenoh's threads would break TLS.
+    #[error("{} is {got:?}: Zenoh would read and write a TLS link in several threads at once", ZENOH_THREADS.0)]
+    Threads {
+        /// What the environment says.
+        got: String,
+    },
     /// Zenoh refused the configuration.
     #[error("Zenoh refuses the configuration: {why}")]
     Config {
@@ -111,6 +118,9 @@ impl SessionError {
             Self::Path { .. } => Some("use a folder whose path has no '#', '?' or ';'".into()),
             Self::Open { .. } => {
                 Some("see whether the address is this machine's and the port is free".into())
+            }
+            Self::Threads { .. } => {
+                Some(format!("start the process with {}='{}'", ZENOH_THREADS.0, ZENOH_THREADS.1))
             }
             Self::Config { .. } => None,
         }
@@ -218,6 +228,7 @@ impl Session {
     /// [`SessionError`] if an endpoint, the TLS material or a port cannot be used, or nobody is there.
     pub async fn open(&self) -> Result<zenoh::Session, SessionError> {
         let config = self.config()?;
+        self.check_threads()?;
         let failed = |why: String| SessionError::Open { endpoints: self.endpoints().join(", "), why };
         // Opening blocks its thread, whatever its future promises.
         let opening = tokio::task::spawn_blocking(move || zenoh::open(config).wait());
@@ -225,6 +236,13 @@ impl Session {
             Ok(opened) => opened.map_err(|error| failed(error.to_string())),
             Err(error) => Err(failed(error.to_string())),
         }
+    }
+
+    /// Zenoh would go on without a word.
+    fn check_threads(&self) -> Result<(), SessionError> {
+        let got = std::env::var(ZENOH_THREADS.0).unwrap_or_default();
+        let is_tls = self.endpoints().iter().any(|endpoint| endpoint.starts_with("tls/"));
+        if is_tls && got != ZENOH_THREADS.1 { Err(SessionError::Threads { got }) } else { Ok(()) }
     }
 
     /// First and longest pause before a visitor's next attempt.

@@ -1,6 +1,8 @@
 //! Real sessions on loopback, with certificates made here.
 
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use policies::id::{CarId, Digest, FunctionName, TenantId, ZoneId};
@@ -12,6 +14,7 @@ use v2e_core::message::{
 
 use super::*;
 use crate::session::{Security, Tls};
+use zenoh::Wait as _;
 
 /// Longest wait for anything that must come; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -195,6 +198,45 @@ async fn dispatch_and_result_over_tls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dispatch_and_result_over_quic() {
     dispatch_and_result("quic").await;
+}
+
+/// Reading and writing at the same time breaks a TLS link of Zenoh 1.10 unless one thread does both: without
+/// [`policies::face::ZENOH_THREADS`] this ends with a link that is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tls_link_stands_heavy_traffic_both_ways() {
+    const MESSAGES: usize = 40_000;
+    let authority = Authority::new("car-a");
+    let at = vec![format!("tls/127.0.0.1:{}", port())];
+    let a1 = Session::car(&at, &[], authority.issue("a1"), 1).open().await.unwrap();
+    let a2 = Session::car(&[], &at, authority.issue("a2"), 1).open().await.unwrap();
+    let heard = [AtomicUsize::new(0), AtomicUsize::new(0)].map(Arc::new);
+    let mut ears = Vec::new();
+    for ((session, key), count) in [(&a1, "to/a1"), (&a2, "to/a2")].into_iter().zip(heard.clone()) {
+        let count = move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        ears.push(session.declare_subscriber(key).callback(count).await.unwrap());
+    }
+    let mut mouths = Vec::new();
+    for (session, key) in [(&a1, "to/a2"), (&a2, "to/a1")] {
+        let congestion = zenoh::qos::CongestionControl::Block;
+        let publisher = session.declare_publisher(key).congestion_control(congestion).await.unwrap();
+        let matching = || publisher.matching_status();
+        while !matching().await.unwrap().matching() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        mouths.push(publisher);
+    }
+    let speaking = mouths.into_iter().map(|publisher| {
+        tokio::task::spawn_blocking(move || {
+            (0..MESSAGES).for_each(|_| publisher.put(vec![7u8; 300]).wait().unwrap());
+        })
+    });
+    for speaker in speaking.collect::<Vec<_>>() {
+        speaker.await.unwrap();
+    }
+    until("all messages arrive", || heard.iter().all(|count| count.load(Ordering::Relaxed) == MESSAGES))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

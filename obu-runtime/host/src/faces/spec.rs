@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use policies::face::ZENOH_THREADS;
 use policies::host::{Exit, Face};
 use rustix::process::Resource;
 
@@ -66,7 +67,8 @@ fn environment(face: &Face) -> Vec<CString> {
         let value = std::env::var(name).ok()?;
         Some(format!("{name}={value}"))
     });
-    let own = ["PATH=/".into(), "HOME=/".into(), format!("VERGE_FACE={face}")];
+    let (threads, one) = ZENOH_THREADS;
+    let own = ["PATH=/".into(), "HOME=/".into(), format!("VERGE_FACE={face}"), format!("{threads}={one}")];
     own.into_iter().chain(passed_on).filter_map(|word| CString::new(word).ok()).collect()
 }
 

@@ -313,6 +313,13 @@ pub enum FromBus {
     },
     /// Counters since start.
     Stats(BusStats),
+    /// No bus of this node maps these of a route's signals: nothing will ever come for them.
+    Unmapped {
+        /// The app.
+        app: AppRef,
+        /// As its grants name them.
+        signals: Vec<SignalPattern>,
+    },
 }
 
 /// Counters of the bus process.

@@ -329,6 +329,13 @@ impl Hub {
                 }
             }
         }
+        let mapped = |pattern: &&SignalPattern| {
+            buses.iter().any(|bus| bus.decoder.leaves().iter().any(|leaf| pattern.matches(&leaf.path)))
+        };
+        let unmapped: Vec<_> = patterns.iter().filter(|pattern| !mapped(pattern)).cloned().collect();
+        if !unmapped.is_empty() {
+            self.outputs.push_back(Output::ToNode(FromBus::Unmapped { app: app.clone(), signals: unmapped }));
+        }
         let before = routes.set(app.clone(), leaves);
         for (number, bus) in (0u16..).zip(buses.iter()) {
             for (leaf, signal) in bus.decoder.latest().filter(|(_, signal)| covered(&signal.path)) {

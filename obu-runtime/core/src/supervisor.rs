@@ -28,6 +28,7 @@ use policies::host::{AppRef, Enforced, Exit, Face, HostCommand, HostEvent, Press
 use policies::id::Digest;
 use policies::ladder::{Ladder, LadderPolicy};
 use policies::manifest::{App, Resources};
+use policies::signal::SignalPattern;
 use policies::task::Class;
 use policies::time::Timestamp;
 use policies::unit::Span;
@@ -90,6 +91,13 @@ pub enum Input {
         app: AppRef,
         /// `Err` says why not.
         result: Result<(), String>,
+    },
+    /// No bus of this node maps these of the app's signals.
+    Unmapped {
+        /// The app.
+        app: AppRef,
+        /// Which.
+        signals: Vec<SignalPattern>,
     },
     /// Stop everything.
     Shutdown {
@@ -222,6 +230,7 @@ impl Supervisor {
             Input::NeedModule { bundle, face } => self.need_module(bundle, face),
             Input::Host(event) => self.host_says(now, event),
             Input::Island { app, result } => self.island(now, &app, result),
+            Input::Unmapped { app, signals } => self.unmapped(&app, signals),
             Input::Shutdown { grace } => self.shutdown(now, grace),
             Input::Tick => self.tick(now),
         }

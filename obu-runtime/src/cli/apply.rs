@@ -63,12 +63,11 @@ pub(crate) fn apply_file(client: &Client, path: &Path, key: Option<&Path>) -> Re
         built.insert(source, digest);
         Ok(digest)
     };
-    let mut sources = BTreeMap::new();
-    collect(&file, &mut sources);
     let mut digests = BTreeMap::new();
-    for name in sources.into_keys() {
+    for (name, kind) in sources(&file) {
         let digest = match names.get(&name) {
             Some(digest) => *digest,
+            None if kind == Source::Base && !dir.join(&name).exists() => return Err(no_base(&name, &names)),
             None => build(&name)?,
         };
         digests.insert(name, digest);
@@ -80,13 +79,31 @@ pub(crate) fn apply_file(client: &Client, path: &Path, key: Option<&Path>) -> Re
     call(client, ControlCall::Apply { manifest })
 }
 
+/// What a text in the manifest stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Bundle,
+    Base,
+}
+
 /// Every text in the manifest that stands for a bundle or a base and is no digest.
-fn collect(file: &ManifestFile, into: &mut BTreeMap<String, ()>) {
-    let apps = file.claim.apps.values().flat_map(|app| std::iter::once(&app.bundle).chain(app.base.as_ref()));
+fn sources(file: &ManifestFile) -> BTreeMap<String, Source> {
+    let bases = file.claim.apps.values().filter_map(|app| app.base.as_ref());
+    let apps = file.claim.apps.values().map(|app| &app.bundle);
     let functions = file.claim.functions.values().map(|function| &function.bundle);
-    for text in apps.chain(functions).filter(|text| text.parse::<Digest>().is_err()) {
-        into.insert(text.clone(), ());
-    }
+    let all = bases
+        .map(|text| (text, Source::Base))
+        .chain(apps.chain(functions).map(|text| (text, Source::Bundle)));
+    all.filter(|(text, _)| text.parse::<Digest>().is_err()).map(|(text, kind)| (text.clone(), kind)).collect()
+}
+
+fn no_base(name: &str, known: &BTreeMap<String, Digest>) -> Failure {
+    let known = match known.len() {
+        0 => "it has none".to_owned(),
+        _ => format!("it has {}", known.keys().map(String::as_str).collect::<Vec<_>>().join(", ")),
+    };
+    Failure::new(format!("base {name:?}: the node knows no such base ({known}), and nothing of that name is beside the manifest"))
+        .fix("name one that it has, write a path, or add it to [host] bases in the node's file".to_owned())
 }
 
 /// Base layers that the node knows by name.

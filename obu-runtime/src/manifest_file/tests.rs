@@ -50,6 +50,23 @@ fn read(text: &str) -> Result<Manifest, FileError> {
 }
 
 #[test]
+fn the_example_in_the_manual_is_a_manifest_with_every_key() {
+    let manual = include_str!("../../../docs/MANIFEST.md");
+    let example = manual.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let file = parse(example, Path::new("MANIFEST.md")).unwrap();
+    let keys = |claim: serde_json::Value| -> Vec<String> {
+        let keys = claim.as_object().unwrap().keys().filter(|key| *key != "kind");
+        keys.map(|key| format!("    {key}:")).collect()
+    };
+    let app = serde_json::to_value(file.claim.apps.values().next().unwrap()).unwrap();
+    let function = serde_json::to_value(file.claim.functions.values().next().unwrap()).unwrap();
+    file.check_alone().unwrap();
+    for key in keys(app).into_iter().chain(keys(function)) {
+        assert!(example.contains(&key), "docs/MANIFEST.md does not name {key}");
+    }
+}
+
+#[test]
 fn a_good_manifest_is_read_and_resolved() {
     let manifest = read(GOOD).unwrap();
     let app = manifest.apps.iter().find(|app| app.name.as_str() == "speedometer").unwrap();

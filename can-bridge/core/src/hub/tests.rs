@@ -87,6 +87,12 @@ fn drain(hub: &mut Hub) -> String {
             Output::ToNode(FromBus::Snapshot { request, samples }) => {
                 format!("snapshot {request} {}", samples.len())
             }
+            Output::ToNode(FromBus::Unmapped { app, signals }) => {
+                format!(
+                    "unmapped for {app}: {}",
+                    signals.iter().map(SignalPattern::as_str).collect::<Vec<_>>().join(",")
+                )
+            }
             Output::Send { request, bus, frame } => format!("send {request} bus{} {}", bus.0, frame.id()),
             Output::Append { line, .. } => format!("append {line}"),
             Output::Alarm(alarm) => alarm.name,
@@ -112,6 +118,17 @@ fn samples_reach_exactly_the_apps_that_may_see_them() {
     assert_eq!(feed(&mut hub, 70, 0, 5, &[52, 20]), "oem/lane: Temperature@1000,Speed@1000");
     let stats = hub.stats();
     assert_eq!((stats.frames_in, stats.signals, stats.published), (4, 7, 9));
+}
+
+#[test]
+fn a_signal_that_no_bus_maps_is_told_when_it_is_asked_for() {
+    let mut hub = hub();
+    let asked = ["Vehicle.Sped", "Vehicle.Speed", "Vehicle.Chassis.*"];
+    assert_eq!(
+        tell(&mut hub, 0, route(app("oem", "lane"), &asked)),
+        "unmapped for oem/lane: Vehicle.Sped,Vehicle.Chassis.*"
+    );
+    assert_eq!(tell(&mut hub, 0, route(app("oem", "lane"), &[])), "", "closing is no request");
 }
 
 #[test]

@@ -212,6 +212,9 @@ impl Live {
             }
             FromBus::Snapshot { request, samples } => self.snapshot(now, request, samples),
             FromBus::Stats(_) => {}
+            FromBus::Unmapped { app, signals } => {
+                self.supervisor.handle(now, crate::supervisor::Input::Unmapped { app, signals });
+            }
         }
     }
 

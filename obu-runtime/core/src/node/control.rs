@@ -258,8 +258,8 @@ impl Live {
                 continue;
             }
             refusals.extend(self.check_app(&desired.manifest, &app));
+            lines.push(alloc::format!("app {name} applied{}", self.sources_missing(&app)));
             desired.manifest.apps.push(app);
-            lines.push(alloc::format!("app {name} applied"));
             steps.push(Step::Set(name));
         }
         for function in manifest.functions {
@@ -277,6 +277,18 @@ impl Live {
             refusals.extend(refusal("functions", why));
         }
         if refusals.is_empty() { Ok(Change { request, desired, steps, lines }) } else { Err(refusals) }
+    }
+
+    /// Whether an app was granted what this node has no source of.
+    fn sources_missing(&self, app: &App) -> &'static str {
+        let no_bus = !self.config.bus && !app.grants.signals.is_empty();
+        let no_camera = !self.config.camera && !app.grants.cameras.is_empty();
+        match (no_bus, no_camera) {
+            (true, true) => "; this node has neither bus nor camera: it gets no signal and no frame",
+            (true, false) => "; this node has no bus: it gets no signal",
+            (false, true) => "; this node has no camera: it gets no frame",
+            (false, false) => "",
+        }
     }
 
     /// Everything that speaks against an app: class, grants, room.

@@ -6,6 +6,7 @@ use core::time::Duration;
 use policies::grant::Grants;
 use policies::host::{AppRef, Enforced, Exit, Face, HostCommand, StartApp, Usage};
 use policies::manifest::{App, Restart};
+use policies::signal::SignalPattern;
 use policies::time::Timestamp;
 use policies::unit::Span;
 
@@ -77,6 +78,8 @@ pub(super) struct Kept {
     pub(super) start_us: u64,
     pub(super) enforced: Vec<Enforced>,
     pub(super) usage: Usage,
+    /// Granted signals that no bus maps.
+    pub(super) unmapped: Vec<SignalPattern>,
 }
 
 impl Kept {
@@ -96,6 +99,7 @@ impl Kept {
             start_us: 0,
             enforced: Vec::new(),
             usage: Usage::default(),
+            unmapped: Vec::new(),
         }
     }
 
@@ -123,6 +127,16 @@ impl Kept {
         }
     }
 
+    /// Why it is in its state, and what its author should know.
+    pub(super) fn why_now(&self) -> String {
+        let patterns: Vec<&str> = self.unmapped.iter().map(SignalPattern::as_str).collect();
+        match (patterns.as_slice(), self.why.as_str()) {
+            ([], why) => why.into(),
+            (some, "") => alloc::format!("no bus here maps {}", some.join(", ")),
+            (some, why) => alloc::format!("{why}; no bus here maps {}", some.join(", ")),
+        }
+    }
+
     pub(super) fn view(&self) -> AppView {
         let state = match self.stage {
             Stage::Waiting => "waiting",
@@ -138,7 +152,7 @@ impl Kept {
             app: self.app_ref(),
             class: self.app.class,
             state: state.into(),
-            why: self.why.clone(),
+            why: self.why_now(),
             bundle: self.app.bundle,
             instance: self.instance,
             restarts: self.starts.saturating_sub(1),

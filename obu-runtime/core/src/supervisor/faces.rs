@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use policies::face::{ToBorder, ToBus, ToCamera};
 use policies::host::{AppRef, Face, HostCommand};
 use policies::id::Digest;
+use policies::signal::SignalPattern;
 use policies::time::Timestamp;
 
 use super::{Import, Output, Supervisor};
@@ -131,10 +132,11 @@ impl Supervisor {
 
     /// Opens or closes the route of signals or frames to one app. An empty list is how a route is closed.
     fn route(&mut self, name: &AppRef, face: &Face, open: bool) {
-        let Some(kept) = self.apps.get(name).filter(|_| self.faces_up.contains(face)) else { return };
+        let Some(kept) = self.apps.get_mut(name).filter(|_| self.faces_up.contains(face)) else { return };
         let (app, grants) = (name.clone(), &kept.app.grants);
         let output = match face {
             Face::Bus => {
+                kept.unmapped.clear();
                 let signals = if open { grants.signals.clone() } else { Vec::new() };
                 io::Output::Bus(ToBus::Route { app, signals })
             }
@@ -145,6 +147,17 @@ impl Supervisor {
             Face::Node | Face::Link | Face::Border(_) | Face::Worker(_) => return,
         };
         self.outputs.push_back(Output::Do(output));
+    }
+
+    /// The bus process maps none of these. Only what was granted is believed.
+    pub(super) fn unmapped(&mut self, name: &AppRef, signals: Vec<SignalPattern>) {
+        let Some(kept) = self.apps.get_mut(name) else { return };
+        let granted = |signal: &SignalPattern| kept.app.grants.signals.contains(signal);
+        kept.unmapped = signals.into_iter().filter(granted).collect();
+        if !kept.unmapped.is_empty() {
+            let why = kept.why_now();
+            self.decide(DecisionKind::Admit, alloc::format!("{name}"), why);
+        }
     }
 
     pub(super) fn island(&mut self, now: Timestamp, name: &AppRef, result: Result<(), String>) {

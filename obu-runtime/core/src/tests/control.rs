@@ -70,6 +70,40 @@ fn an_app_of_other_nodes_is_not_kept_here_and_leaves_if_it_was() {
 }
 
 #[test]
+fn a_granted_signal_that_no_bus_maps_is_told_until_the_grants_change() {
+    let mut rig = Rig::new(&["a1"]);
+    let why = |rig: &mut Rig| {
+        let views = rig.site("a1").node.apps();
+        views.into_iter().find(|view| view.app == app_ref("speedo")).unwrap().why
+    };
+    assert_eq!(why(&mut rig), "");
+    // What was never granted is not believed: the bus process may be anybody.
+    let signals = vec![SignalPattern::new("Vehicle.Speed").unwrap(), SignalPattern::new("Other.X").unwrap()];
+    rig.feed("a1", Input::Bus(FromBus::Unmapped { app: app_ref("speedo"), signals }));
+    assert_eq!(why(&mut rig), "no bus here maps Vehicle.Speed");
+    let told = rig.decisions("a1", DecisionKind::Admit);
+    assert!(told.iter().any(|d| d.why == "no bus here maps Vehicle.Speed"));
+    let mut regranted = app("speedo", Class::Driving);
+    regranted.grants.signals = vec![SignalPattern::new("Vehicle.Width").unwrap()];
+    rig.control(
+        "a1",
+        ControlCall::Apply { manifest: Manifest { apps: vec![regranted], functions: Vec::new() } },
+    );
+    assert_eq!(why(&mut rig), "");
+}
+
+#[test]
+fn an_app_is_told_what_its_node_has_no_source_of() {
+    let mut rig = Rig::bare(&["a1"]);
+    rig.site("a1").config.bus = false;
+    rig.boot("a1");
+    let manifest = Manifest { apps: vec![app("speedo", Class::Driving)], functions: Vec::new() };
+    let reply = rig.control("a1", ControlCall::Apply { manifest });
+    let ControlReply::Ok { lines } = reply else { panic!("{reply:?}") };
+    assert_eq!(lines, ["app oem/speedo applied; this node has no bus: it gets no signal"]);
+}
+
+#[test]
 fn a_full_disk_refuses_the_change_and_leaves_everything_as_it_was() {
     let mut rig = Rig::bare(&["a1"]);
     rig.feed("a1", Input::Control { request: 500, call: ControlCall::Apply { manifest: manifest() } });

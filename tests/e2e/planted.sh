@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The demo notices when deduplication, lease or fence is switched off: built so, it ends with a non-zero exit,
-# and the check that is meant for it is among those that fail.
-# tests: P3-13
+# Deduplication, lease or fence switched off is noticed. The simulator's search finds it, and the log that it leaves
+# breaks the same rule again; the demo ends with a non-zero exit, and the check that is meant for it is among those that
+# fail.
+# tests: P3-13, P5-03
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=$(realpath "${VERGE_BUILD:-target}")
@@ -18,6 +19,15 @@ planted() {
     rm -rf "$dir" && mkdir -p "$dir"
     cargo build --locked --quiet "${packages[@]}" --features "obu-runtime/testing-no-$bug"
     cp "$build"/debug/{verge,verge-host,verge-sim} "$dir/"
+    "$dir/verge-sim" -o json find --seeds 300 --dir "$dir" >"$dir/found.json" || code=$?
+    if [ "$code" = 1 ] && breaks_again "$dir/verge-sim" "$dir/found.json"; then
+        echo "ok: without $bug the simulator breaks a rule"
+    else
+        echo "FAILED: without $bug the search ended with exit code $code"
+        tail -5 "$dir/found.json"
+        status=1
+    fi
+    code=0
     TMPDIR=$dir "$dir/verge" demo --material "$build/material" --project "$PWD" --seed 7 \
         --report "$dir/report.json" >"$dir/demo.log" 2>&1 || code=$?
     if [ "$code" != 0 ] && [ -f "$dir/report.json" ] && failed_check "$dir/report.json" "$check"; then
@@ -28,6 +38,17 @@ planted() {
         tail -60 "$dir/demo.log"
         status=1
     fi
+}
+
+# breaks_again SIM FOUND: whether the search found something, and its log breaks the same rule when it is replayed.
+breaks_again() {
+    python3 - "$@" <<'PYTHON'
+import json, subprocess, sys
+found = json.load(open(sys.argv[2]))["found"][0]
+print("seed", found["seed"], "breaks:", found["broken"])
+again = subprocess.run([sys.argv[1], "-o", "json", "replay", found["log"]], capture_output=True, text=True)
+sys.exit(json.loads(again.stdout)["broken"] != found["broken"])
+PYTHON
 }
 
 # failed_check REPORT CHECK: whether this check is in the report and did not hold.

@@ -67,9 +67,11 @@ fn environment(face: &Face) -> Vec<CString> {
         let value = std::env::var(name).ok()?;
         Some(format!("{name}={value}"))
     });
-    let (threads, one) = ZENOH_THREADS;
-    let own = ["PATH=/".into(), "HOME=/".into(), format!("VERGE_FACE={face}"), format!("{threads}={one}")];
-    own.into_iter().chain(passed_on).filter_map(|word| CString::new(word).ok()).collect()
+    let own = ["PATH=/".into(), "HOME=/".into(), format!("VERGE_FACE={face}")];
+    // The other faces have no links over TLS.
+    let (name, one) = ZENOH_THREADS;
+    let threads = has_network(face).then(|| format!("{name}={one}"));
+    own.into_iter().chain(threads).chain(passed_on).filter_map(|word| CString::new(word).ok()).collect()
 }
 
 fn view(ground: &Ground, face: &Face, number: u32) -> Result<Vec<Item>, FileError> {

@@ -322,4 +322,9 @@ pub enum HostEvent {
         /// The machine.
         pressure: Pressure,
     },
+    /// Host was told to end: every app is being stopped, faces follow. Nothing is started any more.
+    Ending {
+        /// Time the apps get.
+        grace: Span,
+    },
 }

@@ -61,7 +61,11 @@ fn every_act_of_the_demo_is_a_recorded_output() {
     let host = ["start", "stop", "freeze", "squeeze", "face", "import", "persist", "island", "reply"];
     let outside = ["effect", "effect by the server", "advert", "to worker", "to requester"];
     let heard = ["advert by ear", "to worker by ear", "to requester by ear"];
-    settled(&drive.account(), &[&host[..], &outside, &heard].concat());
+    let report = drive.account();
+    if !report.findings.is_empty() {
+        eprintln!("traces and recordings stay in {}", dir.keep().display());
+    }
+    settled(&report, &[&host[..], &outside, &heard].concat());
 }
 
 /// What the demo does not show: frames of an app that may send some, an app frozen, thawed and started again by hand,

@@ -319,9 +319,14 @@ impl Supervisor {
     }
 
     fn shutdown(&mut self, now: Timestamp, grace: Span) {
-        self.closing = true;
         self.decide(DecisionKind::Stop, "node".into(), "asked to shut down".into());
         self.command(HostCommand::Shutdown { grace });
+        self.close(now, grace);
+    }
+
+    /// Every app is being stopped, by host.
+    fn close(&mut self, now: Timestamp, grace: Span) {
+        self.closing = true;
         for kept in self.apps.values_mut() {
             kept.stage = match kept.stage {
                 Stage::Running { .. } | Stage::Starting { .. } | Stage::Stopping { .. } => {

@@ -373,6 +373,7 @@ impl Server {
     fn shut_down(&mut self, grace: Span) {
         if self.stage == Stage::Serving {
             self.stage = Stage::StoppingApps;
+            self.out.event(HostEvent::Ending { grace });
             self.apps.stop_all(grace, &self.ground);
         }
     }

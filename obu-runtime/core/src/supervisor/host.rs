@@ -43,6 +43,11 @@ impl Supervisor {
             HostEvent::FaceStarted { face } => self.face_up(now, face),
             HostEvent::FaceExited { face, .. } => self.face_down(face),
             HostEvent::Sampled { apps, pressure } => self.sampled(now, apps, pressure),
+            HostEvent::Ending { .. } if self.closing => {}
+            HostEvent::Ending { grace } => {
+                self.decide(DecisionKind::Stop, "node".into(), "its host was told to end".into());
+                self.close(now, grace);
+            }
         }
     }
 

@@ -139,3 +139,18 @@ fn a_border_that_comes_back_gets_its_islands_again() {
     rig.run_for(50 * MS);
     assert!(rig.site("a1").node.apps().iter().all(|view| view.island && view.state == "running"));
 }
+
+#[test]
+fn when_its_host_ends_nothing_is_started_again() {
+    let mut rig = Rig::new(&["a1"]);
+    rig.site("a1").log.clear();
+    let instance = rig.site("a1").running[&app_ref("speedo")];
+    rig.feed("a1", Input::Host(HostEvent::Ending { grace: Span::from_millis(2_000) }));
+    let exit = Exit::Signal(15);
+    rig.feed("a1", Input::Host(HostEvent::Exited { app: app_ref("speedo"), instance, exit }));
+    rig.run_for(1_000 * MS);
+    assert_eq!(rig.state("a1", "speedo"), "stopped");
+    let commands = rig.sent_commands("a1");
+    assert!(!commands.iter().any(|c| matches!(c, HostCommand::Start(_) | HostCommand::Shutdown { .. })));
+    assert!(rig.decisions("a1", DecisionKind::BackOff).is_empty());
+}

@@ -27,8 +27,11 @@ exec 8>"$OUT/.lock"
 flock -n 8 || die "another bench is running in $OUT" "two at a time would measure each other" "wait for it to end"
 
 say "building what is measured (profile $BENCH_PROFILE)"
-cargo build --locked --release -p obu-host --bin verge-host --example start_latency -p can-bridge --example decode_rate
-[ "$BENCH_PROFILE" = dev ] || cargo build --locked --release -p obu-host --bin verge-host -p obu-runtime --bin verge
+MEASURED="-p obu-host --bin verge-host --example start_latency -p can-bridge --example decode_rate"
+# At once: in two builds the packages would have other features in each.
+[ "$BENCH_PROFILE" = dev ] || MEASURED="$MEASURED -p obu-runtime --bin verge"
+# shellcheck disable=SC2086
+cargo build --locked --release $MEASURED
 [ -x "$BENCH_BIN/verge" ] || die "there is no $BENCH_BIN/verge" "profile dev uses what is built already" "run: make build"
 
 scripts/material.sh python-base pylib wasm apps

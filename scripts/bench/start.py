@@ -3,8 +3,10 @@ bubblewrap that start the same program. The series are interleaved in blocks, so
 
 import json
 import os
+import pathlib
 import shutil
 import subprocess
+import tempfile
 
 from . import machine
 from .node import Failure, Node, until
@@ -34,9 +36,10 @@ READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tri
 
 def oci_bundle(setup):
     """An OCI bundle around the stamp program: fresh namespaces, no capabilities, limits on memory, CPU and pids."""
-    bundle = setup.run / "oci"
+    # Anew each time: the family is measured once more under stress.
+    bundle = pathlib.Path(tempfile.mkdtemp(prefix="oci-", dir=setup.run))
     root = bundle / "rootfs"
-    root.mkdir(parents=True)
+    root.mkdir()
     shutil.copy(setup.programs / "stamp", root / "stamp")
     namespaces = ["pid", "network", "ipc", "uts", "mount"]
     config = {

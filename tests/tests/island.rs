@@ -4,6 +4,7 @@ use serde_json::{Value as Json, json};
 use tests::app::App;
 use tests::needs;
 use tests::road::{Road, material, programs, superuser};
+use tests::wait::until;
 
 const PROBE: &str = include_str!("../e2e/py/probe.py");
 
@@ -37,6 +38,20 @@ fn an_app_sees_what_it_was_granted_and_nothing_else() {
     let all = node.json(&["get", "signals"]);
     let paths: Vec<_> = all.as_array().into_iter().flatten().filter_map(|row| row["path"].as_str()).collect();
     assert!(paths.contains(&"Vehicle.CurrentLocation.Latitude"), "{paths:?}");
+    node.stop();
+}
+
+// tests: P2-12
+#[test]
+fn a_granted_signal_that_no_bus_maps_is_named_beside_the_app() {
+    let name = "a_granted_signal_that_no_bus_maps_is_named_beside_the_app";
+    needs!(name, programs(), superuser(), material(&["apps"]));
+    let road = Road::new();
+    let node = road.node().with_bus().start();
+    node.run(&App::heartbeat().granted("signals: [Vehicle.Sped, Vehicle.Speed]"));
+    let named = |why: &Json| why.as_str().is_some_and(|why| why.contains("no bus here maps Vehicle.Sped"));
+    let why = until("the typo is named", || Some(node.app("oem/heartbeat")["why"].clone()).filter(named));
+    assert!(!why.to_string().contains("Vehicle.Speed"), "{why}");
     node.stop();
 }
 

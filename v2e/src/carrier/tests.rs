@@ -202,6 +202,7 @@ async fn dispatch_and_result_over_quic() {
 
 /// Reading and writing at the same time breaks a TLS link of Zenoh 1.10 unless one thread does both: without
 /// [`policies::face::ZENOH_THREADS`] this ends with a link that is gone.
+// tests: P2-11
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tls_link_stands_heavy_traffic_both_ways() {
     const MESSAGES: usize = 40_000;

@@ -120,6 +120,7 @@ fn samples_reach_exactly_the_apps_that_may_see_them() {
     assert_eq!((stats.frames_in, stats.signals, stats.published), (4, 7, 9));
 }
 
+// tests: P2-12
 #[test]
 fn a_signal_that_no_bus_maps_is_told_when_it_is_asked_for() {
     let mut hub = hub();

@@ -69,6 +69,7 @@ fn an_app_of_other_nodes_is_not_kept_here_and_leaves_if_it_was() {
     assert_eq!(rig.sent_commands("a1").iter().filter(stopped).count(), 1, "games runs on");
 }
 
+// tests: P2-12
 #[test]
 fn a_granted_signal_that_no_bus_maps_is_told_until_the_grants_change() {
     let mut rig = Rig::new(&["a1"]);

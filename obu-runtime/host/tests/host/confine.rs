@@ -365,4 +365,8 @@ fn what_was_made_ahead_goes_with_host_even_when_it_is_killed() {
         assert!(std::time::Instant::now() < until, "{left:?} outlive host: {:?}", rig.describe(&left));
         std::thread::yield_now();
     }
+    // What else a killed host leaves, its groups, is the next one's to clear.
+    rig.start_host();
+    assert!(rig.terminate().success());
+    assert_eq!(rig.cgroups(), Vec::<std::path::PathBuf>::new());
 }

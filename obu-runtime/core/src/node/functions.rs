@@ -127,15 +127,13 @@ impl Live {
         if known.is_some_and(|k| k.function == function && !matches!(k.readiness, Readiness::Failed(_))) {
             return;
         }
-        let need = function
-            .nodes
-            .have(&self.config.node)
-            .then(|| (function.bundle, Face::Worker(function.tenant.clone())));
+        let here = function.nodes.have(&self.config.node);
+        let (bundle, face) = (function.bundle, Face::Worker(function.tenant.clone()));
         self.functions.changed = true;
-        let readiness = if need.is_some() { Readiness::Importing } else { Readiness::Elsewhere };
+        let readiness = if here { Readiness::Importing } else { Readiness::Elsewhere };
         let name = function.name.clone();
         self.functions.known.insert(name, Known { function, readiness, service: Sketch::new() });
-        if let Some((bundle, face)) = need {
+        if here {
             self.need_module(now, bundle, face);
         }
     }

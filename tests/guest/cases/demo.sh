@@ -3,14 +3,12 @@
 # tests: P2-10
 #
 #   tests/guest/run -t 1500 -- tests/guest/cases/demo.sh
-set -euo pipefail
-[ -e /run/guest/control ] || { echo "demo.sh makes interfaces and cgroups: run it in the guest" >&2 && exit 1; }
-cd "$(dirname "$0")/../../.."
-build=$(realpath "${VERGE_BUILD:-target}")
+# shellcheck source=../case.sh
+. "$(dirname "$0")/../case.sh"
 scale=${VERGE_TIME_SCALE:-4}
-log=$(mktemp)
+log=$dir/demo.log
 status=0
-"$build/debug/verge" demo --material "$build/material" --project "$PWD" --seed 7 --time-scale "$scale" 2>&1 | tee "$log" || status=$?
+"$bin/verge" demo --material "$material" --project "$PWD" --seed 7 --time-scale "$scale" 2>&1 | tee "$log" || status=$?
 for seen in "the kernel's vcan" "cgroup2 memory.max"; do
     grep -qF "$seen" "$log" || { echo "FAIL: not seen: $seen" && status=1; }
 done

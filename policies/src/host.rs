@@ -280,11 +280,12 @@ pub enum HostEvent {
         /// By what: `cgroup2 cgroup.freeze`, `SIGSTOP`.
         by: String,
     },
-    /// New limits, read back.
-    Resized {
+    /// What confines a running app, read back: after a change of its limits, and for a node process that did not
+    /// see its start.
+    Confined {
         /// Which.
         app: AppRef,
-        /// What confines it now.
+        /// Every limit and means of isolation.
         enforced: Vec<Enforced>,
     },
     /// A class's share has been set.

@@ -76,7 +76,7 @@ impl HostModel {
             HostCommand::Freeze { app } => self.set_frozen(app, true),
             HostCommand::Thaw { app } => self.set_frozen(app, false),
             HostCommand::Resize { app, .. } if self.apps.contains_key(&app) => {
-                vec![(50, HostEvent::Resized { app, enforced: enforced() })]
+                vec![(50, HostEvent::Confined { app, enforced: enforced() })]
             }
             HostCommand::Resize { app, .. } => not_running(&app),
             HostCommand::SqueezeClass { class, share } => {

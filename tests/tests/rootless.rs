@@ -66,5 +66,9 @@ fn what_is_degraded_is_shown() {
         assert!(degraded.contains(limit), "{limit} is not shown as degraded: {degraded:?}");
     }
     assert!(node.verge(&["get", "apps"]).done().out.contains(degraded.split(' ').next().unwrap_or("?")));
+    node.kill_face("node");
+    let again = node.wait_state("oem/heartbeat", "running");
+    assert_eq!(again["degraded"], row["degraded"], "the next process of the node does not say it any more");
+    assert!(again["why"].as_str().is_some_and(|why| why.contains("degraded: ")), "{again}");
     node.stop();
 }

@@ -278,6 +278,7 @@ impl Server {
                     machine: self.ground.machine(),
                     adopted: self.apps.running(),
                 });
+                self.apps.tell_confinement(&self.ground, &mut self.out);
                 // Who was up before node came (or came back) is news to this node, and counts from its Hello on.
                 for face in self.faces.running().into_iter().filter(|face| *face != Face::Node) {
                     self.out.event(HostEvent::FaceStarted { face });

@@ -129,12 +129,12 @@ impl Kept {
 
     /// Why it is in its state, and what its author should know.
     pub(super) fn why_now(&self) -> String {
-        let patterns: Vec<&str> = self.unmapped.iter().map(SignalPattern::as_str).collect();
-        match (patterns.as_slice(), self.why.as_str()) {
-            ([], why) => why.into(),
-            (some, "") => alloc::format!("no bus here maps {}", some.join(", ")),
-            (some, why) => alloc::format!("{why}; no bus here maps {}", some.join(", ")),
-        }
+        let weaker = self.enforced.iter().filter(|e| e.degraded && self.has_instance());
+        let weaker: Vec<&str> = weaker.map(|e| e.what.as_str()).collect();
+        let unmapped: Vec<&str> = self.unmapped.iter().map(SignalPattern::as_str).collect();
+        let parts = [self.why.clone(), listed("degraded: ", &weaker), listed("no bus here maps ", &unmapped)];
+        let said: Vec<&str> = parts.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        said.join("; ")
     }
 
     pub(super) fn view(&self) -> AppView {
@@ -164,6 +164,11 @@ impl Kept {
             usage: self.usage.clone(),
         }
     }
+}
+
+/// The names after what they have in common; nothing if there are none.
+fn listed(what: &str, names: &[&str]) -> String {
+    if names.is_empty() { String::new() } else { alloc::format!("{what}{}", names.join(", ")) }
 }
 
 impl Supervisor {

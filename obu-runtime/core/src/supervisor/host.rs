@@ -31,7 +31,7 @@ impl Supervisor {
                 }
             }
             HostEvent::FreezeChanged { app, frozen, by } => self.freeze_changed(&app, frozen, &by),
-            HostEvent::Resized { app, enforced } => {
+            HostEvent::Confined { app, enforced } => {
                 if let Some(kept) = self.apps.get_mut(&app) {
                     kept.enforced = enforced;
                 }
@@ -112,9 +112,7 @@ impl Supervisor {
         let Stage::Starting { .. } = kept.stage else { return };
         kept.stage = Stage::Running { since: now };
         kept.start_us = took_us;
-        let weaker: Vec<String> = enforced.iter().filter(|e| e.degraded).map(|e| e.what.clone()).collect();
-        kept.why =
-            if weaker.is_empty() { String::new() } else { alloc::format!("degraded: {}", weaker.join(", ")) };
+        kept.why = String::new();
         kept.enforced = enforced;
         self.reconcile_freeze(name, "");
     }

@@ -116,6 +116,37 @@ fn pressure_squeezes_then_freezes_the_background_and_gives_back_in_reverse() {
 }
 
 #[test]
+fn what_is_degraded_is_told_through_freeze_thaw_and_the_next_life() {
+    let mut rig = Rig::new(&["a1"]);
+    let confined = || {
+        let line = |what: &str, degraded| Enforced {
+            what: what.into(),
+            by: "nice".into(),
+            value: "10".into(),
+            degraded,
+        };
+        let enforced = vec![line("cpu", true), line("pids", false)];
+        Input::Host(HostEvent::Confined { app: app_ref("games"), enforced })
+    };
+    let why = |rig: &Rig| {
+        let apps = rig.sites[&node_id("a1")].node.apps();
+        apps.into_iter().find(|view| view.app == app_ref("games")).unwrap().why
+    };
+    rig.feed("a1", confined());
+    assert_eq!(why(&rig), "degraded: cpu");
+    rig.control("a1", ControlCall::Freeze { app: app_ref("games") });
+    rig.run_for(50 * MS);
+    assert!(why(&rig).contains("by cgroup; degraded: cpu"), "{}", why(&rig));
+    rig.control("a1", ControlCall::Thaw { app: app_ref("games") });
+    rig.run_for(50 * MS);
+    assert_eq!(why(&rig), "degraded: cpu");
+    rig.boot("a1");
+    rig.feed("a1", confined());
+    rig.run_for(500 * MS);
+    assert_eq!(why(&rig), "degraded: cpu");
+}
+
+#[test]
 fn an_app_frozen_by_hand_stays_frozen_through_thaw_and_reboot() {
     let mut rig = Rig::new(&["a1"]);
     rig.control("a1", ControlCall::Freeze { app: app_ref("games") });

@@ -29,9 +29,9 @@ use crate::cgroup::Place;
 use crate::fault::{refusal, refuse};
 use crate::ground::Ground;
 use crate::outbox::Outbox;
-use crate::procfs::{self, ProcessName};
+use crate::procfs;
 use crate::sandbox::{prepared, readback};
-use record::Folder;
+use record::{Folder, Record};
 
 /// How long a freeze may take before its outcome is reported as it is. A throttled busy app needs up to 60 ms.
 const FREEZE_WAIT: Duration = Duration::from_secs(2);
@@ -45,17 +45,13 @@ const START_WAIT: Duration = Duration::from_secs(20);
 /// One app.
 #[derive(Debug)]
 pub struct App {
-    instance: u64,
-    class: Class,
-    number: u32,
-    init: ProcessName,
+    record: Record,
     pidfd: OwnedFd,
     folder: Folder,
     log: OwnedFd,
     phase: Phase,
     kill_at: Option<Instant>,
     freezing: Option<Freezing>,
-    limits: Vec<Enforced>,
 }
 
 #[derive(Debug)]
@@ -97,19 +93,26 @@ impl Apps {
         self.apps.is_empty()
     }
 
+    fn all_running(&self) -> impl Iterator<Item = (&AppRef, &App)> {
+        self.apps.iter().filter(|(_, app)| matches!(app.phase, Phase::Running))
+    }
+
     /// Running apps with their instance, for a new node process.
     pub fn running(&self) -> Vec<(AppRef, u64)> {
-        let is_running = |app: &&App| matches!(app.phase, Phase::Running);
-        let running = self.apps.iter().filter(|(_, app)| is_running(app));
-        running.map(|(name, app)| (name.clone(), app.instance)).collect()
+        self.all_running().map(|(name, app)| (name.clone(), app.record.instance)).collect()
+    }
+
+    /// Tells a new node process what confines the running apps.
+    pub fn tell_confinement(&self, ground: &Ground, out: &mut Outbox) {
+        for (name, app) in self.all_running() {
+            out.event(HostEvent::Confined { app: name.clone(), enforced: app.enforced(ground) });
+        }
     }
 
     /// Hands log and cgroup files of every running app to a new node process.
     pub fn hand_over(&self, ground: &Ground, out: &mut Outbox) {
-        for (name, app) in &self.apps {
-            if matches!(app.phase, Phase::Running) {
-                app.hand_over(name, ground, out);
-            }
+        for (name, app) in self.all_running() {
+            app.hand_over(name, ground, out);
         }
     }
 
@@ -228,8 +231,12 @@ impl Apps {
                 .refused(command, refuse("change limits", "limits of a running app need a cgroup", fix));
         };
         match self.get(name) {
-            Ok(app) => match tree.limit(&Place::App(app.class, name.clone()), resources) {
-                Ok(enforced) => out.event(HostEvent::Resized { app: name.clone(), enforced }),
+            Ok(app) => match tree.limit(&app.place(name), resources) {
+                Ok(limits) => {
+                    app.resized(name, limits);
+                    let enforced = app.enforced(ground);
+                    out.event(HostEvent::Confined { app: name.clone(), enforced });
+                }
                 Err(error) => out.refused(command.clone(), refusal(command, &error)),
             },
             Err(refusal) => out.refused(command, refusal),
@@ -244,8 +251,8 @@ impl Apps {
                 Err(error) => return out.refused(format!("squeeze {class}"), refusal("squeeze", &error)),
             },
             None => {
-                let of_class = self.apps.values().filter(|app| app.class == class);
-                let inits: Vec<i32> = of_class.map(|app| app.init.pid).collect();
+                let of_class = self.apps.values().filter(|app| app.record.class == class);
+                let inits: Vec<i32> = of_class.map(|app| app.record.init.pid).collect();
                 weak::squeeze(&inits, class, share)
             }
         };
@@ -254,8 +261,7 @@ impl Apps {
 
     /// Usage of every running app.
     pub fn usage(&self, ground: &Ground) -> Vec<(AppRef, Usage)> {
-        let running = self.apps.iter().filter(|(_, app)| matches!(app.phase, Phase::Running));
-        running.map(|(name, app)| (name.clone(), app.usage(name, ground))).collect()
+        self.all_running().map(|(name, app)| (name.clone(), app.usage(name, ground))).collect()
     }
 
     /// Takes over the apps that an earlier host left running; ends and clears whatever else it left.
@@ -265,7 +271,7 @@ impl Apps {
             let name = record.app.clone();
             let folder = Folder::of(&folders, &name);
             let Some(app) = App::adopt(record, folder) else { continue };
-            self.last.insert(name.clone(), app.instance);
+            self.last.insert(name.clone(), app.record.instance);
             self.apps.insert(name, app);
         }
         let kept: Vec<_> = self.apps.keys().map(|name| format!("{}.{}", name.tenant, name.app)).collect();
@@ -300,7 +306,7 @@ impl Apps {
 }
 
 fn report_end(name: AppRef, app: App, out: &mut Outbox) {
-    let instance = app.instance;
+    let instance = app.record.instance;
     let Phase::Ending { exit, failed } = app.phase else { return };
     let _ = app.folder.remove();
     out.event(match failed {
@@ -311,29 +317,28 @@ fn report_end(name: AppRef, app: App, out: &mut Outbox) {
 
 impl App {
     fn place(&self, name: &AppRef) -> Place {
-        Place::App(self.class, name.clone())
+        Place::App(self.record.class, name.clone())
     }
 
-    fn adopt(record: record::Record, folder: Folder) -> Option<Self> {
+    fn adopt(record: Record, folder: Folder) -> Option<Self> {
         let pidfd = pidfd_open(Pid::from_raw(record.init.pid)?, PidfdFlags::empty()).ok()?;
         // Only now: a number that was reused before the descriptor was opened is noticed.
         if !record.init.is_alive() {
             return None;
         }
         let log = folder.log().ok()?;
-        Some(Self {
-            instance: record.instance,
-            class: record.class,
-            number: record.number,
-            init: record.init,
-            pidfd,
-            folder,
-            log,
-            phase: Phase::Running,
-            kill_at: None,
-            freezing: None,
-            limits: Vec::new(),
-        })
+        Some(Self { record, pidfd, folder, log, phase: Phase::Running, kill_at: None, freezing: None })
+    }
+
+    /// Takes note of new limits, for `get` and for the next host.
+    fn resized(&mut self, name: &AppRef, mut limits: Vec<Enforced>) {
+        let is_kept = |line: &Enforced| limits.iter().all(|new| new.what != line.what);
+        let kept: Vec<Enforced> = self.record.limits.drain(..).filter(is_kept).collect();
+        limits.extend(kept);
+        self.record.limits = limits;
+        if let Err(error) = self.folder.write(&self.record) {
+            eprintln!("verge-host: the next host will know former limits of {name}: {error}");
+        }
     }
 
     fn hand_over(&self, name: &AppRef, ground: &Ground, out: &mut Outbox) {
@@ -389,7 +394,7 @@ impl App {
         match ground.tree() {
             Some(tree) => tree.is_frozen(&self.place(name)).unwrap_or(false),
             None => {
-                let all = procfs::descendants(self.init.pid);
+                let all = procfs::descendants(self.record.init.pid);
                 !all.is_empty() && all.into_iter().all(procfs::is_stopped)
             }
         }
@@ -410,7 +415,7 @@ impl App {
         match ground.tree() {
             Some(tree) => tree.usage(&self.place(name)),
             None => Usage {
-                pids: u64::try_from(procfs::descendants(self.init.pid).len()).ok(),
+                pids: u64::try_from(procfs::descendants(self.record.init.pid).len()).ok(),
                 frozen: self.is_frozen(name, ground),
                 ..Usage::default()
             },
@@ -457,8 +462,12 @@ impl App {
                 self.phase = Phase::Running;
                 self.hand_over(name, ground, out);
                 let enforced = self.enforced(ground);
-                let event =
-                    HostEvent::Started { app: name.clone(), instance: self.instance, took_us, enforced };
+                let event = HostEvent::Started {
+                    app: name.clone(),
+                    instance: self.record.instance,
+                    took_us,
+                    enforced,
+                };
                 out.event(event);
             }
             start::Read::End(crate::sandbox::Outcome::Failed(refusal)) => {
@@ -470,12 +479,12 @@ impl App {
     }
 
     fn enforced(&self, ground: &Ground) -> Vec<Enforced> {
-        let mut lines = self.limits.clone();
+        let mut lines = self.record.limits.clone();
         match ground.tree() {
             Some(tree) => lines.push(readback::line("freeze", tree.freezes_by(), "on command", false)),
-            None => lines.extend(weak::enforced(self.init.pid, self.class)),
+            None => lines.extend(weak::enforced(self.record.init.pid, self.record.class)),
         }
-        lines.extend(readback::isolation(self.init.pid));
+        lines.extend(readback::isolation(self.record.init.pid));
         lines
     }
 }

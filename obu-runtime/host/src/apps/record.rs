@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use policies::host::{AppRef, Exit};
+use policies::host::{AppRef, Enforced, Exit};
 use policies::task::Class;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,9 @@ pub struct Record {
     pub number: u32,
     /// Its init.
     pub init: ProcessName,
+    /// Its limits as they were read back.
+    #[serde(default)]
+    pub limits: Vec<Enforced>,
     /// This boot: process numbers mean nothing in another.
     pub boot: String,
 }

@@ -62,7 +62,7 @@ impl Apps {
         let folder = Folder::of(&ground.run("apps"), &start.app);
         let begun = spec::of(ground, start, number, origin)
             .and_then(|spec| launch(ground, start, &spec, &folder, number));
-        let Begun { spawned, init, log, limits } = match begun {
+        let Begun { spawned, record, log } = match begun {
             Ok(begun) => begun,
             Err(refusal) => {
                 discard(ground, start, &folder);
@@ -71,17 +71,13 @@ impl Apps {
         };
         let Spawned { pidfd, status, cord, .. } = spawned;
         let app = App {
-            instance: start.instance,
-            class: start.class,
-            number,
-            init,
+            record,
             pidfd,
             folder,
             log,
             phase: Phase::Starting { status, _cord: cord, said: Vec::new(), asked },
             kill_at: None,
             freezing: None,
-            limits,
         };
         self.last.insert(start.app.clone(), start.instance);
         self.apps.insert(start.app.clone(), app);
@@ -121,8 +117,9 @@ impl Apps {
 
     /// A number that no app has and no sandbox made ahead.
     pub(super) fn free_number(&self, ground: &Ground) -> Result<u32, HostRefusal> {
-        let is_free =
-            |number: &u32| !self.pool.holds(*number) && self.apps.values().all(|app| app.number != *number);
+        let is_free = |number: &u32| {
+            !self.pool.holds(*number) && self.apps.values().all(|app| app.record.number != *number)
+        };
         (APP_UIDS..ground.config.host.uid_count).find(is_free).ok_or_else(|| {
             refuse("find a uid", "all uids of this node are in use", Some("raise uid_count in [host]"))
         })
@@ -132,9 +129,8 @@ impl Apps {
 /// A start that is on its way.
 struct Begun {
     spawned: Spawned,
-    init: ProcessName,
+    record: Record,
     log: OwnedFd,
-    limits: Vec<Enforced>,
 }
 
 /// Begins the sandbox as soon as it can be born, and makes everything else while it is built.
@@ -163,9 +159,10 @@ fn launch(
     let (output, log, exit_file) = folder.make().map_err(failed)?;
     // Before the program runs: the next host must find it.
     let init = ProcessName::of(begun.pid).unwrap_or(ProcessName { pid: begun.pid, started: 0 });
-    folder.write(&record_of(start, number, init)).map_err(failed)?;
+    let record = record_of(start, number, init, limits);
+    folder.write(&record).map_err(failed)?;
     let spawned = begun.go(&Ends { output, exit_file }).map_err(|error| refusal(&what, &error))?;
-    Ok(Begun { spawned, init, log, limits })
+    Ok(Begun { spawned, record, log })
 }
 
 /// Names every limit that the kernel's cgroups lack here; by policy that is a refusal.
@@ -190,7 +187,7 @@ fn complete(
     Ok(lines)
 }
 
-fn record_of(start: &StartApp, number: u32, init: ProcessName) -> Record {
+fn record_of(start: &StartApp, number: u32, init: ProcessName, limits: Vec<Enforced>) -> Record {
     Record {
         version: record::VERSION,
         app: start.app.clone(),
@@ -198,6 +195,7 @@ fn record_of(start: &StartApp, number: u32, init: ProcessName) -> Record {
         class: start.class,
         number,
         init,
+        limits,
         boot: record::boot_id(),
     }
 }

@@ -148,7 +148,7 @@ fn limits_hold_can_be_changed_and_are_read_back() {
     let mut start = rig.start_app("forks", bundle, &["fork"]);
     start.class = Class::Background;
     start.resources.pids = 10;
-    let (_, log, _) = rig.run(start);
+    let (confinement, log, _) = rig.run(start);
     assert!(read_until(&log, "\n").contains("forked 9:"), "ten processes with the first");
     // Down, and up beyond what it began with.
     for mebi in [32, 256] {
@@ -160,13 +160,14 @@ fn limits_hold_can_be_changed_and_are_read_back() {
         };
         rig.send(HostCommand::Resize { app: app("forks"), resources });
         let lines = rig.wait("new limits", |event| match event {
-            HostEvent::Resized { enforced, .. } => Some(enforced.clone()),
+            HostEvent::Confined { enforced, .. } => Some(enforced.clone()),
             HostEvent::Refused { refusal, .. } => panic!("{refusal:?}"),
             _ => None,
         });
         let value = |what: &str| lines.iter().find(|line| line.what == what).unwrap().value.clone();
         assert!(value("cpu").starts_with("25000"), "{lines:?}");
         assert_eq!((value("memory"), value("pids")), ((mebi << 20).to_string(), "21".into()));
+        assert_eq!(lines.len(), confinement.len(), "the rest of its confinement is told as well: {lines:?}");
     }
     rig.send(HostCommand::SqueezeClass { class: Class::Background, share: 100 });
     let by = rig.wait("the squeeze", |event| match event {

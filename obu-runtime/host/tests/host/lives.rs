@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use policies::face::Attachment;
-use policies::host::{Exit, Face, HostCommand, HostEvent};
+use policies::host::{Enforced, Exit, Face, HostCommand, HostEvent};
 use policies::id::{BusName, CameraId, Incarnation};
 use policies::unit::Span;
 
@@ -13,6 +13,13 @@ use crate::rig::{Rig, app, needs_root, read_until};
 fn hello(rig: &mut Rig) -> (Incarnation, Vec<(policies::host::AppRef, u64)>) {
     rig.wait("hello", |event| match event {
         HostEvent::Hello { incarnation, adopted, .. } => Some((*incarnation, adopted.clone())),
+        _ => None,
+    })
+}
+
+fn confined(rig: &mut Rig) -> Vec<Enforced> {
+    rig.wait("what confines the app", |event| match event {
+        HostEvent::Confined { enforced, .. } => Some(enforced.clone()),
         _ => None,
     })
 }
@@ -27,12 +34,13 @@ fn node_dies_and_the_next_one_takes_its_apps_over() {
     let bundle = rig.import_app();
     let start = rig.start_app("ticks", bundle, &["tick"]);
     let instance = start.instance;
-    let (_, log, _) = rig.run(start);
+    let (confinement, log, _) = rig.run(start);
     read_until(&log, "tick 2\n");
     drop(log);
     rig.kill_node();
     rig.accept();
     assert_eq!(hello(&mut rig), (Incarnation(1), vec![(app("ticks"), instance)]));
+    assert_eq!(confined(&mut rig), confinement, "what confines it is told anew");
     let log = rig.attachment(&Attachment::Log(app("ticks")));
     read_until(&log, "tick");
     rig.send(HostCommand::Stop { app: app("ticks"), grace: Span::from_millis(10_000) });
@@ -48,10 +56,11 @@ fn host_is_killed_and_the_next_one_adopts_the_apps() {
     let bundle = rig.import_app();
     let start = rig.start_app("ticks", bundle, &["tick"]);
     let instance = start.instance;
-    rig.run(start);
+    let (confinement, _, _) = rig.run(start);
     rig.kill_host();
     rig.start_host();
     assert_eq!(hello(&mut rig), (Incarnation(2), vec![(app("ticks"), instance)]));
+    assert_eq!(confined(&mut rig), confinement, "what confines it is known to the next host");
     let log = rig.attachment(&Attachment::Log(app("ticks")));
     read_until(&log, "tick");
     rig.send(HostCommand::Freeze { app: app("ticks") });

@@ -69,7 +69,10 @@ impl Store {
     /// # Errors
     /// [`BundleError`]; the store is then as before.
     pub fn import(&self, spool: &OwnedFd, bundle: Digest) -> Result<String, BundleError> {
-        let layout = Layout::open_in(spool, &bundle.hex())?;
+        let layout = Layout::open_in(spool, &bundle.hex()).map_err(|error| match error.source.kind() {
+            std::io::ErrorKind::NotFound => BundleError::Missing { digest: bundle },
+            _ => error.into(),
+        })?;
         let keyid = check_signature(&layout, bundle, &self.trusted)?;
         let manifest = layout.manifest(bundle)?;
         layout.copy_blob(&manifest.config, &mut std::io::sink())?;

@@ -92,6 +92,12 @@ pub enum BundleError {
         /// The cause.
         why: String,
     },
+    /// Nobody has sent the bundle to this node.
+    #[error("the node has no bundle {digest}")]
+    Missing {
+        /// The bundle.
+        digest: Digest,
+    },
     /// A layer holds something that has no place in a bundle.
     #[error("layer entry {entry:?}: {why}")]
     Entry {
@@ -109,6 +115,7 @@ impl Explain for BundleError {
             Self::Untrusted { .. } => Some("sign it with a trusted key (verge bundle sign), or add its public key to [host] trusted_keys".into()),
             Self::Forged { .. } => Some("sign the bundle again after the last change (verge bundle sign)".into()),
             Self::Digest { .. } => Some("fetch or build the bundle again; its bytes were damaged".into()),
+            Self::Missing { .. } => Some("send it with: verge bundle push DIR".into()),
             Self::Key { .. } => Some("make a key pair with: verge pki key".into()),
             Self::Entry { .. } => Some("build the bundle with: verge bundle build".into()),
             Self::Long { .. } | Self::Document { .. } => None,

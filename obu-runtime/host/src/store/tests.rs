@@ -145,7 +145,7 @@ fn only_what_is_signed_and_whole_gets_in() {
     assert!(case.import(digest).unwrap_err().contains("maximum"), "longer than the manifest says");
     fs::write(&blob, &good[..600]).unwrap();
     assert!(case.import(digest).unwrap_err().contains("holds bytes with digest"));
-    assert!(case.import(Digest::of(b"nothing")).unwrap_err().contains("cannot open in the spool"));
+    assert!(case.import(Digest::of(b"nothing")).unwrap_err().contains("the node has no bundle sha256:"));
     case.assert_unharmed();
     fs::write(&blob, &good).unwrap();
     case.import(digest).unwrap();

@@ -13,7 +13,7 @@ use policies::host::{Face, HostEvent};
 
 use crate::channel::{self, ChannelError, FaceStart, HostChannel};
 
-pub(crate) use node::{add_result, report_json};
+pub(crate) use node::{add_result, report_json, value_json};
 
 /// What a face says when it cannot go on.
 struct End {
@@ -28,7 +28,7 @@ pub fn run(name: &str) -> ExitCode {
         Err(error) => {
             crate::cli::Failure::new(format!("verge face {name} is started by verge-host only: {error}"))
                 .fix("start a node with: verge node run -c node.toml".to_owned())
-                .print();
+                .print(crate::cli::Format::Table);
             return ExitCode::from(2);
         }
     };

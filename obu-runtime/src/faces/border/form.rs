@@ -3,7 +3,7 @@
 use policies::face::{Ask, TxFrame};
 use policies::id::{BusName, FunctionName};
 use policies::limits::INLINE_LEN_MAX;
-use policies::signal::{Signal, Value};
+use policies::signal::Signal;
 use policies::task::{Class, Effect};
 use policies::time::micros;
 use serde::Deserialize;
@@ -20,13 +20,8 @@ const FRAME_LEN_MAX: usize = 64;
 
 /// A sample as `vss/...` carries it.
 pub(super) fn signal(signal: &Signal, age_us: u64) -> String {
-    let value = match &signal.value {
-        Value::Number(number) => json!(number),
-        Value::Bool(flag) => json!(flag),
-        Value::Text(text) => json!(text),
-    };
     json!({
-        "value": value,
+        "value": crate::faces::value_json(&signal.value),
         "unit": signal.unit,
         "source_time_us": signal.source_time.as_micros(),
         "age_us": age_us,
@@ -128,7 +123,7 @@ pub(super) fn transmit(bus: BusName, payload: &[u8]) -> Result<TxFrame, String> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use policies::signal::{Quality, SignalPath};
+    use policies::signal::{Quality, SignalPath, Value};
     use policies::time::Timestamp;
     use proptest::prelude::*;
 

@@ -42,6 +42,20 @@ pub(crate) fn report_json(report: &TaskReport) -> Json {
     })
 }
 
+/// A signal's value as apps and the console read it. A fraction has the 15 decimal digits that a double keeps
+/// ([`f64::DIGITS`]), so 74.82 is not 74.82000000000001.
+pub(crate) fn value_json(value: &Value) -> Json {
+    match value {
+        Value::Number(number) if number.is_finite() && number.fract() != 0.0 => {
+            let digits = format!("{number:.*e}", f64::DIGITS as usize - 1);
+            json!(digits.parse().unwrap_or(*number))
+        }
+        Value::Number(number) => json!(number),
+        Value::Bool(truth) => json!(truth),
+        Value::Text(text) => json!(text),
+    }
+}
+
 /// Puts a result's bytes into the JSON of its report: as `result` if they are JSON, else as `result_base64`.
 pub(crate) fn add_result(report: &mut Json, result: Option<&[u8]>) {
     if let (Some(result), Some(fields)) = (result, report.as_object_mut()) {
@@ -54,17 +68,8 @@ pub(crate) fn add_result(report: &mut Json, result: Option<&[u8]>) {
 
 /// Standard input of a function that works on signals.
 pub(super) fn signals_input(want: &str, signals: &[(SignalPath, Value)]) -> Vec<u8> {
-    let values: serde_json::Map<String, Json> = signals
-        .iter()
-        .map(|(path, value)| {
-            let value = match value {
-                Value::Number(n) => json!(n),
-                Value::Bool(b) => json!(b),
-                Value::Text(t) => json!(t),
-            };
-            (path.as_str().to_owned(), value)
-        })
-        .collect();
+    let values: serde_json::Map<String, Json> =
+        signals.iter().map(|(path, value)| (path.as_str().to_owned(), value_json(value))).collect();
     json!({ "signals": values, "want": want }).to_string().into_bytes()
 }
 
@@ -123,6 +128,25 @@ mod tests {
             CallEnd::Failed { .. } => Vec::new(),
         };
         (end, bytes)
+    }
+
+    #[test]
+    fn values_show_the_digits_that_were_sent() {
+        for (number, text) in [
+            (7482.0 * 0.01, "74.82"),
+            (0.1 + 0.2, "0.3"),
+            (-3.0 * 1.1, "-3.3"),
+            (50.0, "50.0"),
+            (1.0 / 3.0, "0.333333333333333"),
+            (481_372_516.0 * 1e-7, "48.1372516"),
+            (9_007_199_254_740_991.0, "9007199254740991.0"),
+            (5e-324, "5e-324"),
+            (f64::NAN, "null"),
+        ] {
+            assert_eq!(value_json(&Value::Number(number)).to_string(), text, "{number:?}");
+        }
+        assert_eq!(value_json(&Value::Bool(true)), json!(true));
+        assert_eq!(value_json(&Value::Text("D".into())), json!("D"));
     }
 
     #[test]

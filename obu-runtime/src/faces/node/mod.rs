@@ -33,7 +33,7 @@ use policies::host::{Face, HostEvent};
 use policies::id::TenantId;
 use tokio::sync::{broadcast, mpsc};
 
-pub(crate) use answer::{add_result, report_json};
+pub(crate) use answer::{add_result, report_json, value_json};
 
 use crate::channel::{ChannelError, FaceStart, HostChannel, HostSays, Sender};
 use crate::config::{FaultsSection, FileError};

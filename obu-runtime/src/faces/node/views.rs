@@ -2,7 +2,7 @@
 
 use policies::face::{BusStats, FromCamera};
 use policies::host::{AppRef, HostEvent};
-use policies::signal::{Signal, Value};
+use policies::signal::Signal;
 use serde_json::{Value as Json, json};
 
 use super::Driver;
@@ -151,14 +151,9 @@ pub(super) fn signals(samples: &[(Signal, u64)]) -> Json {
     samples
         .iter()
         .map(|(signal, age_us)| {
-            let value = match &signal.value {
-                Value::Number(n) => json!(n),
-                Value::Bool(b) => json!(b),
-                Value::Text(t) => json!(t),
-            };
             json!({
                 "path": signal.path.as_str(),
-                "value": value,
+                "value": super::value_json(&signal.value),
                 "unit": signal.unit,
                 "age_us": age_us,
                 "quality": signal.quality,

@@ -125,6 +125,46 @@ fn a_full_disk_refuses_what_is_new_and_keeps_what_is_there() {
     node.stop();
 }
 
+/// Writes until nothing more fits.
+fn fill(path: &std::path::Path) {
+    let mut file = std::fs::File::create(path).expect("a file");
+    for size in [1 << 16, 1 << 12, 1] {
+        while file.write_all(&vec![0; size]).is_ok() {}
+    }
+}
+
+// tests: P1-15
+#[test]
+fn a_state_that_cannot_be_written_is_refused_and_accepted_once_there_is_room() {
+    let name = "a_state_that_cannot_be_written_is_refused_and_accepted_once_there_is_room";
+    needs!(name, programs(), superuser(), material(&["apps/heartbeat"]));
+    let road = Road::new();
+    let node = road.node().with_disk_of("16m").start();
+    node.run(&App::heartbeat());
+    let bundle = node.app("oem/heartbeat")["bundle"].as_str().expect("a digest").to_owned();
+    // Its disk is mounted for it alone.
+    let host = node.pid().expect("its host");
+    let filler = std::path::PathBuf::from(format!("/proc/{host}/root{}/state/filler", node.dir().display()));
+    fill(&filler);
+    let mut text = String::from("apiVersion: verge/v1\napps:\n");
+    let long = "x".repeat(4000);
+    for number in 0..100 {
+        text += &format!(
+            "  a{number}: {{tenant: oem, bundle: {bundle}, command: [/app/none, {long}], restart: NEVER, resources: {{cpu: 10m, memory: 4Mi, tmp: 1Mi}}}}\n"
+        );
+    }
+    let manifest = road.file("many.yaml", text);
+    let manifest = manifest.to_string_lossy();
+    let said = node.verge(&["apply", "-f", &manifest]);
+    said.refused(&["could not be saved", "No space left", "free space"]);
+    assert_eq!(node.app("oem/a7"), serde_json::Value::Null, "it was refused, and is known all the same");
+    assert_eq!(node.app("oem/heartbeat")["state"], "running");
+    std::fs::remove_file(&filler).expect("room again");
+    node.verge(&["apply", "-f", &manifest]).done();
+    assert_ne!(node.app("oem/a7"), serde_json::Value::Null);
+    node.stop();
+}
+
 // tests: P1-06
 #[test]
 fn a_reader_that_leaves_early_is_no_crash() {

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::{PoisonError, RwLock};
 
 use obu_core::io::{Desired, Durable};
 use policies::id::Digest;
@@ -76,7 +77,19 @@ fn store(operation: &'static str) -> impl Fn(redb::Error) -> DurableError {
 /// The open store.
 #[derive(Debug)]
 pub(super) struct DurableStore {
-    database: Database,
+    state_dir: OwnedFd,
+    /// None after a failed write: redb does nothing more with a file that could not be written once, so it is opened
+    /// anew for the next operation, which finds what was committed.
+    database: RwLock<Option<Database>>,
+}
+
+fn open_file(state_dir: &OwnedFd) -> Result<Database, DurableError> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(state_dir, "node.redb", flags, Mode::from_raw_mode(0o600))
+        .map_err(|e| DurableError::Open { source: e.into() })?;
+    let open = |e: redb::DatabaseError| DurableError::Open { source: io::Error::other(e) };
+    let backend = redb::backends::FileBackend::new(File::from(file)).map_err(open)?;
+    Database::builder().create_with_backend(backend).map_err(open)
 }
 
 impl DurableStore {
@@ -85,25 +98,18 @@ impl DurableStore {
     /// # Errors
     /// If the file cannot be opened, is damaged, or was written by a newer release.
     pub(super) fn open(state_dir: &OwnedFd) -> Result<Self, DurableError> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(state_dir, "node.redb", flags, Mode::from_raw_mode(0o600))
-            .map_err(|e| DurableError::Open { source: e.into() })?;
-        let open = |e: redb::DatabaseError| DurableError::Open { source: io::Error::other(e) };
-        let backend = redb::backends::FileBackend::new(File::from(file)).map_err(open)?;
-        let database = Database::builder().create_with_backend(backend).map_err(open)?;
-        let this = Self { database };
-        this.check_schema()?;
-        Ok(this)
-    }
-
-    fn check_schema(&self) -> Result<(), DurableError> {
-        let found = self.schema().map_err(store("read"))?;
-        if found > SCHEMA { Err(DurableError::Newer { got: found }) } else { Ok(()) }
+        let state_dir = state_dir.try_clone().map_err(|source| DurableError::Open { source })?;
+        let database = open_file(&state_dir)?;
+        let found = Self::schema(&database).map_err(store("read"))?;
+        if found > SCHEMA {
+            return Err(DurableError::Newer { got: found });
+        }
+        Ok(Self { state_dir, database: RwLock::new(Some(database)) })
     }
 
     /// The file's schema; a new file gets ours, with all its tables.
-    fn schema(&self) -> Result<u64, redb::Error> {
-        let write = self.database.begin_write()?;
+    fn schema(database: &Database) -> Result<u64, redb::Error> {
+        let write = database.begin_write()?;
         let found = {
             let mut meta = write.open_table(META)?;
             let found = meta.get("schema")?.map(|v| v.value());
@@ -128,7 +134,7 @@ impl DurableStore {
     /// # Errors
     /// If anything is damaged: a node that forgets silently could repeat an effect.
     pub(super) fn load(&self) -> Result<(Option<Desired>, Vec<JobRecord>), DurableError> {
-        let (desired, jobs) = self.load_raw().map_err(store("read"))?;
+        let (desired, jobs) = self.with("read", Self::load_raw)?;
         let desired = desired
             .map(|bytes| {
                 wire::decode(Kind::State, &bytes).map_err(|source| DurableError::Damaged {
@@ -152,8 +158,8 @@ impl DurableStore {
     }
 
     #[expect(clippy::type_complexity, reason = "raw rows on their way to being decoded")]
-    fn load_raw(&self) -> Result<(Option<Vec<u8>>, Vec<(String, Vec<u8>)>), redb::Error> {
-        let read = self.database.begin_read()?;
+    fn load_raw(database: &Database) -> Result<(Option<Vec<u8>>, Vec<(String, Vec<u8>)>), redb::Error> {
+        let read = database.begin_read()?;
         let desired = read.open_table(STATE)?.get("desired")?.map(|v| v.value().to_vec());
         let mut jobs = Vec::new();
         for row in read.open_table(JOBS)?.iter()? {
@@ -206,24 +212,48 @@ impl DurableStore {
     /// # Errors
     /// If it cannot be read.
     pub(super) fn module(&self, bundle: Digest) -> Result<Option<Vec<u8>>, DurableError> {
-        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
-            let read = self.database.begin_read()?;
+        self.with("read", |database| {
+            let read = database.begin_read()?;
             let found = read.open_table(MODULES)?.get(bundle.hex().as_str())?;
             Ok(found.map(|v| v.value().to_vec()))
-        };
-        read().map_err(store("read"))
+        })
     }
 
     fn write(
         &self,
         change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), DurableError> {
-        let commit = || -> Result<(), redb::Error> {
-            let write = self.database.begin_write()?;
+        self.with("write", |database| {
+            let write = database.begin_write()?;
             change(&write)?;
             Ok(write.commit()?)
+        })
+    }
+
+    /// Works with the open file; opens it again first if it was given up.
+    fn with<T>(
+        &self,
+        operation: &'static str,
+        act: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, DurableError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let result = match &*database {
+            Some(open) => act(open),
+            None => {
+                drop(database);
+                let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+                if database.is_none() {
+                    *database = Some(open_file(&self.state_dir)?);
+                }
+                drop(database);
+                return self.with(operation, act);
+            }
         };
-        commit().map_err(store("write"))
+        drop(database);
+        if result.is_err() {
+            *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        result.map_err(store(operation))
     }
 }
 

@@ -11,7 +11,7 @@ use can_bridge::replay::{RealTime, Speed, Target};
 use can_bridge::socketcan::SocketCan;
 use clap::Args;
 
-use crate::cli::{Failure, line};
+use crate::cli::{Failure, Format, result};
 
 /// `verge can replay`.
 #[derive(Debug, Args)]
@@ -49,7 +49,7 @@ fn open(args: &ReplayArgs) -> Result<Box<dyn Bus>, BusIoError> {
 ///
 /// # Errors
 /// If the log cannot be read or the bus not be written.
-pub fn replay(args: &ReplayArgs) -> Result<(), Failure> {
+pub fn replay(args: &ReplayArgs, output: Format) -> Result<(), Failure> {
     let bus = open(args).map_err(|e| Failure::new(&e).fix(e.fix()))?;
     let mut targets = [Target { interface: args.only.clone(), bus }];
     loop {
@@ -59,13 +59,17 @@ pub fn replay(args: &ReplayArgs) -> Result<(), Failure> {
         let report =
             can_bridge::replay::replay(BufReader::new(log), &mut targets, speed, &mut RealTime::start())
                 .map_err(|e| Failure::new(&e).fix(e.fix()))?;
-        line(format!(
-            "{} frames sent, {} skipped, {} dropped, {} lines damaged",
-            report.sent, report.skipped, report.dropped, report.bad_lines
-        ));
-        for problem in &report.problems {
-            line(problem);
-        }
+        let (sent, skipped, dropped, damaged) =
+            (report.sent, report.skipped, report.dropped, report.bad_lines);
+        let counts =
+            format!("{sent} frames sent, {skipped} skipped, {dropped} dropped, {damaged} lines damaged");
+        let problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
+        let text: Vec<&str> = std::iter::once(&counts).chain(&problems).map(String::as_str).collect();
+        let json = serde_json::json!({
+            "sent": sent, "skipped": skipped, "dropped": dropped, "lines_damaged": damaged,
+            "problems": problems,
+        });
+        result(output, text.join("\n"), &json);
         if report.sent == 0 {
             let what = format!("{} holds no frame that could be sent", args.log.display());
             let fix = "play a log in candump's file format: (1436509052.249713) can0 123#DEADBEEF".to_owned();

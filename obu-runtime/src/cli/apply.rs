@@ -8,8 +8,10 @@ use clap::Args;
 use obu_core::io::{ControlCall, ControlRefusal, ControlReply};
 use policies::host::AppRef;
 use policies::id::{AppName, Digest, TenantId};
+use policies::manifest::App;
+use policies::unit::Span;
 
-use super::{Client, Failure, Format, bundle, get, report};
+use super::{Client, Failure, Format, bundle, get, report, wait};
 use crate::control::{Reply, Request, View};
 use crate::manifest_file::{self, ManifestFile};
 
@@ -21,6 +23,9 @@ pub(super) struct ApplyArgs {
     /// Key that signs directories and modules named in the manifest; not needed where it names digests.
     #[arg(short, long, env = "VERGE_KEY")]
     key: Option<PathBuf>,
+    /// Wait until everything named runs here, at most so long (10s if not said); fail if it does not.
+    #[arg(long, num_args = 0..=1, default_missing_value = "10s", require_equals = true)]
+    wait: Option<String>,
 }
 
 /// What can be done with one app.
@@ -42,14 +47,25 @@ pub(crate) fn app_ref(text: &str) -> Result<AppRef, Failure> {
 }
 
 pub(super) fn apply(client: &Client, args: &ApplyArgs) -> Result<(), Failure> {
-    for text in apply_file(client, &args.file, args.key.as_deref())? {
-        report::line(text);
-    }
-    Ok(())
+    let wait: Option<Span> = args.wait.as_deref().map(str::parse).transpose().map_err(Failure::new)?;
+    let applied = apply_file(client, &args.file, args.key.as_deref())?;
+    said(client, &applied.lines);
+    wait.map_or(Ok(()), |span| wait::until_up(client, &applied, span))
 }
 
-/// Makes the node at `client` run what the file says. Returns one line per object.
-pub(crate) fn apply_file(client: &Client, path: &Path, key: Option<&Path>) -> Result<Vec<String>, Failure> {
+/// What a node has been told to run.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    /// What it said, one line per object.
+    lines: Vec<String>,
+    /// Apps as `verge get apps` names them.
+    pub(super) apps: Vec<String>,
+    /// Functions as `verge get functions` names them.
+    pub(super) functions: Vec<String>,
+}
+
+/// Makes the node at `client` run what the file says.
+pub(crate) fn apply_file(client: &Client, path: &Path, key: Option<&Path>) -> Result<Applied, Failure> {
     let file = manifest_file::load_file(path)?;
     let dir = path.parent().unwrap_or(Path::new("."));
     let names = base_names(client)?;
@@ -76,7 +92,11 @@ pub(crate) fn apply_file(client: &Client, path: &Path, key: Option<&Path>) -> Re
         digests.get(name).copied().ok_or_else(|| Failure::new(format!("{name:?} was not resolved")))
     };
     let manifest = file.resolve(look, look)?;
-    call(client, ControlCall::Apply { manifest })
+    let name = |app: &App| AppRef { tenant: app.tenant.clone(), app: app.name.clone() }.to_string();
+    let apps = manifest.apps.iter().map(name).collect();
+    let functions = manifest.functions.iter().map(|function| function.name.to_string()).collect();
+    let lines = call(client, ControlCall::Apply { manifest })?;
+    Ok(Applied { lines, apps, functions })
 }
 
 /// What a text in the manifest stands for.
@@ -138,10 +158,20 @@ pub(crate) fn call(client: &Client, call: ControlCall) -> Result<Vec<String>, Fa
     }
 }
 
+/// Prints what the node said.
+fn said(client: &Client, lines: &[String]) {
+    report::result(client.output, lines.join("\n"), &serde_json::json!({ "said": lines }));
+}
+
 /// All refusals in one failure; nothing was changed.
 pub(super) fn refusals(list: &[ControlRefusal]) -> Failure {
     let lines: Vec<String> = list.iter().map(|r| format!("{}: {}", r.what, r.why)).collect();
-    let fixes: Vec<String> = list.iter().filter_map(|r| r.fix.clone()).collect();
+    let mut fixes: Vec<&str> = Vec::new();
+    for fix in list.iter().filter_map(|refusal| refusal.fix.as_deref()) {
+        if !fixes.contains(&fix) {
+            fixes.push(fix);
+        }
+    }
     Failure::new(lines.join("\n       ")).fix((!fixes.is_empty()).then(|| fixes.join("; ")))
 }
 
@@ -157,9 +187,7 @@ pub(crate) fn on_app(client: &Client, app: &str, verb: Verb) -> Result<(), Failu
             Verb::Restart => ControlCall::Restart { app },
         },
     )?;
-    for text in lines {
-        report::line(text);
-    }
+    said(client, &lines);
     Ok(())
 }
 
@@ -176,14 +204,13 @@ pub(super) fn validate(files: &[PathBuf], output: Format) -> Result<ExitCode, Fa
             (Ok(()), Format::Json) => report::line(serde_json::json!({ "file": path, "ok": true })),
             (Err(error), Format::Json) => {
                 wrong += 1;
-                report::line(serde_json::json!({
-                    "file": path, "ok": false, "line": error.line, "column": error.column,
-                    "error": error.to_string(), "fix": error.fix(),
-                }));
+                let mut row = Failure::from(error).json();
+                row["ok"] = false.into();
+                report::line(row);
             }
             (Err(error), Format::Table) => {
                 wrong += 1;
-                Failure::from(error).print();
+                Failure::from(error).print(output);
             }
         }
     }

@@ -70,7 +70,7 @@ pub(super) fn run(client: &Client, command: BundleCommand) -> Result<(), Failure
         BundleCommand::Inspect { bundle: dir, key } => return inspect(client.output, &dir, &key),
         BundleCommand::Push { bundle: dir } => push(&client.socket, &dir)?,
     };
-    report::line(digest);
+    report::result(client.output, digest, &serde_json::json!({ "bundle": digest }));
     Ok(())
 }
 

@@ -118,7 +118,9 @@ pub(super) fn logs(client: &Client, args: &LogsArgs) -> Result<(), Failure> {
         let mut exchange = Exchange::begin(&client.socket, &request).await?;
         loop {
             match exchange.next().await? {
-                Reply::Line(text) => report::line(text),
+                Reply::Line(text) => {
+                    report::result(client.output, &text, &serde_json::json!({ "line": text }));
+                }
                 Reply::End => return Ok(()),
                 other => return Err(Failure::new(format!("the node answered something else: {other:?}"))),
             }

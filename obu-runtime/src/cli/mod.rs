@@ -8,6 +8,7 @@ mod node;
 mod report;
 mod task;
 mod tools;
+mod wait;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,7 +22,7 @@ pub(crate) use apply::{app_ref, apply_file, call};
 pub(crate) use bundle::{failure, sign};
 pub(crate) use get::fetch;
 pub(crate) use node::host_binary;
-pub(crate) use report::{line, outlive_reader, table};
+pub(crate) use report::{line, outlive_reader, result, table};
 pub(crate) use tools::{make_authority, make_signing_key};
 
 /// In-car platform middleware: confined apps, CAN and camera, tasks that run where they meet their deadline.
@@ -116,10 +117,11 @@ pub fn run(args: Args) -> ExitCode {
         return crate::faces::run(name);
     }
     init_log();
+    let output = args.output;
     match dispatch(args) {
         Ok(code) => code,
         Err(failure) => {
-            failure.print();
+            failure.print(output);
             ExitCode::FAILURE
         }
     }
@@ -146,9 +148,9 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Command::Task(command) => task::run(&client, command),
         Command::Call(args) => task::call(&client, &args),
         Command::Doctor => done(doctor::doctor(&client)),
-        Command::Pki(command) => done(tools::pki(command)),
+        Command::Pki(command) => done(tools::pki(command, output)),
         Command::Bundle(command) => done(bundle::run(&client, command)),
-        Command::Can(command) => done(tools::can(command)),
+        Command::Can(command) => done(tools::can(command, output)),
         Command::Demo(args) => crate::demo::run(&args),
         Command::Face { .. } => Ok(ExitCode::SUCCESS),
     }

@@ -4,6 +4,10 @@ use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::{Value as Json, json};
+
+use super::Format;
+use crate::config::FileError;
 
 /// A failure as the user sees it: what, why, how to fix it.
 #[derive(Debug)]
@@ -27,15 +31,28 @@ impl Failure {
         self
     }
 
-    /// Prints to standard error.
+    /// Prints to standard error, as JSON where results are JSON.
     #[expect(clippy::print_stderr, reason = "this is where failures become text")]
-    pub fn print(&self) {
-        match &self.diagnostic {
-            Some(diagnostic) => eprintln!("{diagnostic:?}"),
-            None => eprintln!("error: {}", self.what),
+    pub fn print(&self, output: Format) {
+        match (output, &self.diagnostic) {
+            (Format::Json, _) => return eprintln!("{}", self.json()),
+            (Format::Table, Some(diagnostic)) => eprintln!("{diagnostic:?}"),
+            (Format::Table, None) => eprintln!("error: {}", self.what),
         }
         if let Some(fix) = &self.fix {
             eprintln!("  fix: {fix}");
+        }
+    }
+
+    /// `error` and `fix`; of a file also `file`, `line` and `column`.
+    pub(super) fn json(&self) -> Json {
+        let in_file = self.diagnostic.as_ref().and_then(|diagnostic| diagnostic.downcast_ref::<FileError>());
+        match in_file {
+            Some(error) => json!({
+                "error": self.what, "fix": error.fix(),
+                "file": error.file, "line": error.line, "column": error.column,
+            }),
+            None => json!({ "error": self.what, "fix": self.fix }),
         }
     }
 }
@@ -52,8 +69,8 @@ impl From<crate::control::ControlError> for Failure {
     }
 }
 
-impl From<crate::config::FileError> for Failure {
-    fn from(error: crate::config::FileError) -> Self {
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
         Self { what: error.to_string(), fix: None, diagnostic: Some(miette::Report::new(error)) }
     }
 }
@@ -76,6 +93,14 @@ pub(crate) fn line(text: impl Display) {
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
     if written.is_err() && !OUTLIVES_READER.load(Ordering::Relaxed) {
         std::process::exit(READER_GONE);
+    }
+}
+
+/// Prints a result: `text` for people, `json` for programs.
+pub(crate) fn result(output: Format, text: impl Display, json: &Json) {
+    match output {
+        Format::Table => line(text),
+        Format::Json => line(json),
     }
 }
 

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use policies::id::NodeId;
+use serde_json::json;
 
-use super::{Failure, report};
+use super::{Failure, Format, report};
 use crate::pki::{self, Authority, PkiError};
 
 #[derive(Debug, Subcommand)]
@@ -58,21 +59,26 @@ fn failure(error: &PkiError) -> Failure {
     Failure::new(error).fix(error.fix())
 }
 
-pub(super) fn pki(command: PkiCommand) -> Result<(), Failure> {
+pub(super) fn pki(command: PkiCommand, output: Format) -> Result<(), Failure> {
     match command {
         PkiCommand::Authority { dir, realm, force } => {
             Authority::create(&dir, &realm, force).map_err(|e| failure(&e))?;
-            report::line(format!("{} (for development and tests)", dir.join("ca.pem").display()));
+            let ca = dir.join("ca.pem");
+            let text = format!("{} (for development and tests)", ca.display());
+            report::result(output, text, &json!({ "ca": ca }));
         }
         PkiCommand::Node { dir, node, names, force } => {
             let node = NodeId::new(&node).map_err(Failure::new)?;
             let authority = Authority::open(&dir).map_err(|e| failure(&e))?;
             let files = authority.node(&node, &names, force).map_err(|e| failure(&e))?;
-            report::line(format!("{}\n{}", files.cert.display(), files.key.display()));
+            let text = format!("{}\n{}", files.cert.display(), files.key.display());
+            report::result(output, text, &json!({ "cert": files.cert, "key": files.key }));
         }
         PkiCommand::Key { dir, name, force } => {
             let (files, id) = pki::signing_key(&dir, &name, force).map_err(|e| failure(&e))?;
-            report::line(format!("{}\n{}\nkey id {id}", files.private.display(), files.public.display()));
+            let text = format!("{}\n{}\nkey id {id}", files.private.display(), files.public.display());
+            let json = json!({ "private": files.private, "public": files.public, "key_id": id });
+            report::result(output, text, &json);
         }
     }
     Ok(())
@@ -93,7 +99,7 @@ pub(crate) fn make_signing_key(dir: &Path, name: &str) -> Result<(), Failure> {
     pki::signing_key(dir, name, true).map(|_| ()).map_err(|e| failure(&e))
 }
 
-pub(super) fn can(command: CanCommand) -> Result<(), Failure> {
+pub(super) fn can(command: CanCommand, output: Format) -> Result<(), Failure> {
     let CanCommand::Replay(args) = command;
-    crate::can_tools::replay(&args)
+    crate::can_tools::replay(&args, output)
 }

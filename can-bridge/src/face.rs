@@ -168,7 +168,10 @@ pub fn decoder(
         tracing::warn!(%bus, "{further} further notes on the DBC");
     }
     let Some(NamedBytes { name: file, bytes }) = mapping else {
-        return Ok(Decoder::new(plan, Mapping::empty()));
+        let overlay = OverlayClaim::private(&plan);
+        let mapping = Mapping::new(&overlay, &plan)
+            .map_err(|source| BusError::Mapping { file: "signals of the DBC".into(), source })?;
+        return Ok(Decoder::new(plan, mapping));
     };
     let overlay: OverlayClaim =
         serde_json::from_slice(&bytes).map_err(|source| BusError::Json { file: file.clone(), source })?;

@@ -8,8 +8,11 @@
 //! is a claim ([`OverlayClaim`]); [`Mapping::new`] proves it against a compiled DBC.
 
 mod claim;
+mod private;
 #[cfg(test)]
 mod tests;
+
+pub use private::PRIVATE_BRANCH;
 
 pub use claim::{Dbc2VssClaim, LeafClaim, MapClaim, MuxClaim, OverlayClaim, Scalar, TransformClaim};
 

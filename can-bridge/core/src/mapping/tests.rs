@@ -112,3 +112,30 @@ fn trees_and_flat_paths_are_both_read() {
     overlay.0.insert("Vehicle.Speed".into(), flat);
     assert_eq!(Mapping::new(&overlay, &plan()).unwrap_err().flaws[0].flaw, LeafFlaw::Twice);
 }
+
+#[test]
+fn a_dbc_without_an_overlay_is_mapped_into_the_private_branch() {
+    let mapping = Mapping::new(&OverlayClaim::private(&plan()), &plan()).unwrap();
+    let paths: Vec<_> =
+        mapping.leaves().iter().map(|leaf| (leaf.path.as_str(), leaf.unit.as_str())).collect();
+    let expected = [
+        ("Vehicle.Private.Motion.Gear", ""),
+        ("Vehicle.Private.Motion.Speed", "km/h"),
+        ("Vehicle.Private.Other.Gear", ""),
+        ("Vehicle.Private.Other.P0", ""),
+        ("Vehicle.Private.Other.P1", ""),
+        ("Vehicle.Private.Other.Page", ""),
+    ];
+    assert_eq!(paths, expected);
+    assert_eq!(mapping.leaves()[0].value(1.0, Some("D")), Some(Value::Text("D".into())));
+    let long = "S".repeat(190);
+    let twins = format!(
+        "VERSION \"\"\n\nNS_ :\n\nBS_:\n\nBU_: A\n\nBO_ 5 M: 8 A\n SG_ S : 0|8@1+ (1,0) [0|0] \"\" A\n\n\
+         BO_ 6 M: 8 A\n SG_ S : 0|8@1+ (1,0) [0|0] \"\" A\n\n\
+         BO_ 7 N: 8 A\n SG_ S : 0|8@1+ (1,0) [0|0] \"\" A\n SG_ {long} : 8|8@1+ (1,0) [0|0] \"\" A\n"
+    );
+    let plan = compile("t.dbc", twins.as_bytes()).unwrap();
+    let overlay = OverlayClaim::private(&plan);
+    assert_eq!(overlay.0.keys().collect::<Vec<_>>(), ["Vehicle.Private.N.S"]);
+    assert!(Mapping::new(&overlay, &plan).is_ok());
+}

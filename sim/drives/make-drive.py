@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the demo drive: an ego car on SUMO's A10KW motorway, recorded as CAN frames.
 
-    make-drive.py [--seed N] [--seconds N] [--out FILE.log.xz]
+    make-drive.py [--seed N] [--seconds N] [--out FILE.log.gz]
 
 SUMO drives every car; one with a long trip becomes the ego car. Its state, 50 times a second, is put
 into frames by can-bridge/dbc/verge-demo.dbc, each message at its own cycle, and written as a candump
@@ -21,7 +21,7 @@ It takes about two minutes. SUMO's complaint about proj.db does no harm: the net
 """
 
 import argparse
-import lzma
+import gzip
 import math
 import os
 import pathlib
@@ -254,7 +254,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=10)
     parser.add_argument("--seconds", type=int, default=115)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "a10kw.log.xz")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "a10kw.log.gz")
     options = parser.parse_args()
 
     print(f"looking for an ego car (seed {options.seed}) ...", flush=True)
@@ -264,7 +264,7 @@ def main():
         f"({START_EPOCH_S + at // 1_000_000}.{at % 1_000_000:06d}) can0 {identifier}#{data.hex().upper()}\n"
         for at, identifier, data in sorted(frames(states, options.seed), key=lambda frame: frame[0])
     ]
-    options.out.write_bytes(lzma.compress("".join(lines).encode(), preset=9 | lzma.PRESET_EXTREME))
+    options.out.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
     way = states[-1]["distance"] - states[0]["distance"]
     print(f"{options.out}: {len(lines)} frames, {len(lines) / options.seconds:.0f} per second, "
           f"{way:.0f} m, {options.out.stat().st_size} bytes")

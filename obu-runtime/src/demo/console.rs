@@ -1,14 +1,21 @@
 //! The live view: one line a second, and every decision worth showing.
 
+use std::path::Path;
+
 use serde_json::Value as Json;
 
+use super::prepare;
 use super::tally::{Tally, ms, quantile, sorted};
 use crate::cli::line;
+use crate::control::View;
+
+/// The node whose apps ask for tasks.
+const OWNER: &str = "a1";
 
 /// Shows one second of the road.
-pub(super) fn second(tally: &Tally, from: f64, t0: f64) {
+pub(super) fn second(tally: &Tally, from: f64, t0: f64, owner: &Path) {
     let to = from + 1.0;
-    tally.with(|counts| {
+    let example = tally.with(|counts| {
         for notice in counts.notices.iter().filter(|n| n.at >= from && n.at < to) {
             line(format!(
                 "  {:>5.1} s  {} {}: {} ({})",
@@ -38,7 +45,37 @@ pub(super) fn second(tally: &Tally, from: f64, t0: f64) {
             phase(1),
             phase(2),
         ));
+        // One that went elsewhere tells more.
+        let last = |own| tasks.iter().rev().find(|t| t.outcome == "done" && (t.node == OWNER) == own);
+        last(false).or_else(|| last(true)).map(|t| (t.id.clone(), t.function.clone(), t.node.clone()))
     });
+    if let Some((id, function, node)) = example
+        && let Some(why) = placed(owner, &id)
+    {
+        line(format!("         {function} went to {node}, by cost and expected time: {}", short(&why)));
+    }
+}
+
+/// Why a task was placed where it was, as `verge task explain` tells.
+fn placed(owner: &Path, task: &str) -> Option<String> {
+    let story = prepare::view(owner, View::Task(task.parse().ok()?));
+    let steps = story["steps"].as_array()?;
+    let placed = steps.iter().rev().find(|step| step["what"] == "placed" || step["what"] == "hedged")?;
+    Some(text(&placed["why"]))
+}
+
+/// A plan's candidates (one a line: `> e1 (outside): cost 585, done in 44.8 ms (p95 ...), ...`) in one line, those
+/// that were in question.
+fn short(plan: &str) -> String {
+    let candidates = plan.lines().filter_map(|line| {
+        let (name, figures) = line.split_once(": cost ")?;
+        let (cost, rest) = figures.split_once(", done in ")?;
+        let (time, _) = rest.split_once(" (")?;
+        let name = name.trim_start_matches(['>', ' ']).split(' ').next()?;
+        Some(format!("{name} {cost}, {time}"))
+    });
+    let candidates: Vec<String> = candidates.collect();
+    if candidates.is_empty() { plan.replace('\n', "; ") } else { candidates.join("; ") }
 }
 
 /// A JSON value as text, without quotes.
@@ -67,4 +104,18 @@ pub(super) fn machine(machine: &Json) -> String {
     let list: Vec<String> =
         lines.iter().take(4).map(|e| format!("{}: {}", text(&e["what"]), text(&e["value"]))).collect();
     list.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_fits_on_a_line() {
+        let plan = "  a1 (here): cost 822, done in 40.6 ms (p95 62.9 ms), in time with 100.0 %\n\
+                    > e1 (outside): cost 585, done in 44.8 ms (p95 73.2 ms), in time with 100.0 %\n  \
+                    b1 (outside): no, does not hold the function";
+        assert_eq!(short(plan), "a1 822, 40.6 ms; e1 585, 44.8 ms");
+        assert_eq!(short("pinned to a2\nby policy"), "pinned to a2; by policy");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -38,9 +39,13 @@ impl Inventory {
         Self { items }
     }
 
-    /// What is there now and was not before.
+    /// What is there now and was not before, and whatever is ours beyond doubt: a process that a killed run left and
+    /// that this one did not clear away is still there.
     pub(super) fn added_since(&self, before: &Self) -> Vec<String> {
-        self.items.difference(&before.items).cloned().collect()
+        let is_ours = |item: &&String| ["process ", "cgroup "].iter().any(|kind| item.starts_with(kind));
+        let (ours, others): (Vec<_>, Vec<_>) = self.items.iter().partition(is_ours);
+        let new = others.into_iter().filter(|item| !before.items.contains(*item));
+        ours.into_iter().chain(new).cloned().collect()
     }
 }
 
@@ -68,12 +73,26 @@ fn is_ours(name: &str) -> bool {
     PLACES.iter().any(|place| name.strip_prefix("verge-") == Some(place.id))
 }
 
-/// Our cgroups, wherever in the tree.
+/// The programs of a run.
+const PROGRAMS: [&str; 3] = ["verge", "verge-host", "python3"];
+
+/// Whether a command line (words that end in NUL) is that of one of our programs, with a path of the run in it.
+/// Somebody who reads a log of the run is not part of it.
+pub(super) fn is_of_run(words: &str, root: &str) -> bool {
+    let program = words.split('\0').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+    PROGRAMS.contains(&program) && words.contains(&format!("{root}/"))
+}
+
+/// Our cgroups, wherever in the tree. Those of another user's demo have another owner.
 fn cgroups(dir: &Path, depth: u32, items: &mut BTreeSet<String>) {
     let Ok(entries) = fs::read_dir(dir) else { return };
+    let user = nix::unistd::geteuid().as_raw();
     for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())) {
         let path = entry.path();
         if is_ours(&entry.file_name().to_string_lossy()) {
+            if entry.metadata().is_ok_and(|found| found.uid() != user) {
+                continue;
+            }
             items.insert(format!("cgroup {}", path.display()));
         } else if depth < 6 {
             cgroups(&path, depth + 1, items);
@@ -85,16 +104,19 @@ fn cgroups(dir: &Path, depth: u32, items: &mut BTreeSet<String>) {
 fn processes(root: &str, items: &mut BTreeSet<String>) {
     let Ok(entries) = fs::read_dir("/proc") else { return };
     let own = std::process::id().to_string();
+    let user = nix::unistd::geteuid().as_raw();
     for entry in entries.flatten() {
         let name = entry.file_name();
         let Some(pid) = name.to_str().filter(|n| n.bytes().all(|b| b.is_ascii_digit())) else { continue };
         let read = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
-        let line = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+        let words = String::from_utf8_lossy(&read("cmdline")).into_owned();
         let sees = String::from_utf8_lossy(&read("mountinfo")).contains(root);
         let groups = String::from_utf8_lossy(&read("cgroup")).into_owned();
-        let grouped = groups.split(['/', '\n']).any(is_ours);
-        if pid != own && (line.contains(root) || sees || grouped) {
-            items.insert(format!("process {pid} {}", line.trim()));
+        // Apps of a root demo have users of their own.
+        let is_mine = user == 0 || entry.metadata().is_ok_and(|found| found.uid() == user);
+        let grouped = is_mine && groups.split(['/', '\n']).any(is_ours);
+        if pid != own && (is_of_run(&words, root) || sees || grouped) {
+            items.insert(format!("process {pid} {}", words.replace('\0', " ").trim()));
         }
     }
 }

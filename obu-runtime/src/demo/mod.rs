@@ -2,7 +2,9 @@
 //! it shows it has counted, and what it claims an independent ledger has counted too.
 
 mod bus;
+mod claims;
 mod console;
+mod drive;
 mod leaks;
 mod ledger;
 mod once;
@@ -11,20 +13,29 @@ mod recordings;
 mod road;
 mod script;
 mod simulator;
+mod strangers;
 mod summary;
 mod tally;
 mod verdict;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::cli::{Failure, line};
+use drive::Drive;
+use script::Halt;
+
+/// Exit code of a demo that was ended early, as of a program that SIGINT ended.
+const INTERRUPTED: u8 = 130;
 
 /// The demo.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct DemoArgs {
     /// A candump log to drive by; default: the drive that ships.
     #[arg(long)]
@@ -32,7 +43,7 @@ pub struct DemoArgs {
     /// The DBC of that log.
     #[arg(long, requires = "drive")]
     dbc: Option<PathBuf>,
-    /// The VSS mapping of that DBC; default: one that ships and fits the DBC's name.
+    /// The VSS mapping of that DBC; default: one that ships and fits the DBC's name, else one that is made.
     #[arg(long, requires = "dbc")]
     mapping: Option<PathBuf>,
     /// Seed of fault times and victims; default: from the clock, and printed.
@@ -58,14 +69,6 @@ pub struct DemoArgs {
     report: Option<PathBuf>,
 }
 
-/// The drive: a log and what explains it.
-#[derive(Debug)]
-struct Drive {
-    log: PathBuf,
-    dbc: PathBuf,
-    mapping: PathBuf,
-}
-
 /// Runs the demo.
 ///
 /// # Errors
@@ -73,20 +76,26 @@ struct Drive {
 pub fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     crate::cli::outlive_reader();
     let stop = script::on_signals()?;
-    let root = root()?;
-    let drive = drive(args, &root)?;
+    let (root, _lock) = root()?;
     let seed = args.seed.unwrap_or_else(clock_seed);
     line(format!("seed {seed} (repeat with --seed {seed})"));
+    let drive = Drive::find(args, &root)?;
     road::end_leftovers(&root);
     let before = leaks::Inventory::take(&root);
     let outcome = script::play(args, &root, &drive, seed, &stop);
     let left = leaks::settled(&root, &before, args.time_scale);
-    let (mut findings, interrupted) = outcome?;
+    let mut findings = match outcome {
+        Ok(findings) => findings,
+        Err(Halt::Interrupted) => {
+            line(format!("interrupted; left behind: {}", describe_left(&left)));
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        Err(Halt::Failed(failure)) => {
+            line(format!("left behind: {}", describe_left(&left)));
+            return Err(failure);
+        }
+    };
     findings.check(11, "nothing is left behind", left.is_empty(), describe_left(&left));
-    if interrupted {
-        line(format!("interrupted; {}", describe_left(&left)));
-        return Ok(ExitCode::from(130));
-    }
     findings.print();
     if let Some(report) = &args.report {
         fs::write(report, findings.json().to_string())
@@ -116,14 +125,29 @@ fn clock_seed() -> u64 {
 }
 
 /// The directory of the run: short, because socket paths are, and the same each time, so that a run clears
-/// away what a killed one left.
-fn root() -> Result<PathBuf, Failure> {
+/// away what a killed one left. With it comes the lock that keeps a second run out until this process is gone.
+fn root() -> Result<(PathBuf, Flock<fs::File>), Failure> {
     let uid = nix::unistd::getuid();
     let root = std::env::temp_dir().join(format!("verge-demo-{uid}"));
-    fs::create_dir_all(&root).map_err(|e| {
-        Failure::new(format!("cannot make {}: {e}", root.display())).fix("set TMPDIR".to_owned())
-    })?;
-    Ok(root)
+    let failed = |what: &str, e: std::io::Error| {
+        Failure::new(format!("cannot {what} {}: {e}", root.display())).fix("set TMPDIR".to_owned())
+    };
+    fs::create_dir_all(&root).map_err(|e| failed("make", e))?;
+    // Keys are made there and programs told to trust it: nobody else may have prepared it.
+    let found = fs::symlink_metadata(&root).map_err(|e| failed("look at", e))?;
+    if !found.is_dir() || found.uid() != uid.as_raw() || found.mode() & 0o022 != 0 {
+        let what = format!("{} is not a directory that only you can write", root.display());
+        return Err(Failure::new(what).fix("remove it, or set TMPDIR to a directory of your own".to_owned()));
+    }
+    let lock = fs::File::create(root.join("lock")).map_err(|e| failed("write in", e))?;
+    match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok((root, lock)),
+        Err((_, Errno::EWOULDBLOCK)) => {
+            Err(Failure::new(format!("another demo of yours runs in {}", root.display()))
+                .fix("wait for its end, or set TMPDIR to have a second one".to_owned()))
+        }
+        Err((_, errno)) => Err(failed("lock", errno.into())),
+    }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
@@ -131,40 +155,4 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
         Failure::new(format!("cannot find {}: {e}", path.display()))
             .fix("run `make demo` in the project's directory; it prepares what is missing".to_owned())
     })
-}
-
-/// Finds the drive. The one that ships is unpacked into the run's directory.
-fn drive(args: &DemoArgs, root: &Path) -> Result<Drive, Failure> {
-    let dbc_dir = args.project.join("can-bridge/dbc");
-    let Some(log) = &args.drive else {
-        let log = root.join("drive.log");
-        unpack(&absolute(&args.project.join("sim/drives/a10kw.log.xz"))?, &log)?;
-        return Ok(Drive {
-            log,
-            dbc: absolute(&dbc_dir.join("verge-demo.dbc"))?,
-            mapping: absolute(&dbc_dir.join("verge-demo.vss.json"))?,
-        });
-    };
-    let dbc = args.dbc.as_ref().ok_or_else(|| {
-        Failure::new("a log alone says nothing")
-            .fix("name its DBC: --dbc FILE (make demo DRIVE=log DBC=file)".to_owned())
-    })?;
-    let mapping = match &args.mapping {
-        Some(mapping) => mapping.clone(),
-        None => dbc_dir.join(format!("{}.vss.json", dbc.file_stem().unwrap_or_default().to_string_lossy())),
-    };
-    Ok(Drive { log: absolute(log)?, dbc: absolute(dbc)?, mapping: absolute(&mapping)? })
-}
-
-fn unpack(packed: &Path, to: &Path) -> Result<(), Failure> {
-    let out =
-        fs::File::create(to).map_err(|e| Failure::new(format!("cannot write {}: {e}", to.display())))?;
-    let status = std::process::Command::new("xz").arg("-dc").arg(packed).stdout(out).status();
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(Failure::new(format!("xz could not unpack {}: {status}", packed.display()))),
-        Err(e) => {
-            Err(Failure::new(format!("cannot run xz: {e}")).fix("install Debian's xz-utils".to_owned()))
-        }
-    }
 }

@@ -1,14 +1,13 @@
 //! The hard part of point 8: tasks that must have their effect once. Faults that would make it happen twice or
 //! too late are forced here, and what came of them is judged by the ledger and the recordings.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::ledger::Booked;
 use super::prepare;
 use super::recordings::{self, Once};
-use super::script::Road;
+use super::script::{Halt, Road};
 use super::tally::{Counts, Task};
 use crate::cli::{Failure, line};
 use crate::control::View;
@@ -48,11 +47,12 @@ impl Weighings {
 
 impl Road<'_> {
     /// Has trucks weighed until one is on the sibling's scales: a `once` task that is under way for 1.5 s.
-    pub(super) fn weigh_at_sibling(&self) -> Result<(), Failure> {
+    pub(super) fn weigh_at_sibling(&self) -> Result<(), Halt> {
         let weighings = Weighings::default();
         let until = Instant::now() + WEIGHING_WAIT * self.plan.time_scale;
         let mut asked = 0;
-        while Instant::now() < until && !self.stop.load(Ordering::SeqCst) {
+        while Instant::now() < until {
+            self.may_go_on()?;
             if weighings.ended().len() == asked {
                 weighings.ask(self);
                 asked += 1;
@@ -63,10 +63,7 @@ impl Road<'_> {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        if self.stop.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        Err(Failure::new(format!("no weighing ran at the sibling; {}", weighings.ended().join("; "))))
+        Err(Failure::new(format!("no weighing ran at the sibling; {}", weighings.ended().join("; "))).into())
     }
 
     fn runs_at_sibling(&self) -> bool {

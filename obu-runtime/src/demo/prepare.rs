@@ -20,7 +20,10 @@ pub(super) struct Bundles {
     pub(super) gateway: PathBuf,
     pub(super) apps: PathBuf,
     pub(super) hostile: PathBuf,
+    pub(super) stranger: PathBuf,
     pub(super) key: PathBuf,
+    /// A key that no node trusts.
+    pub(super) strangers_key: PathBuf,
 }
 
 fn io(what: &Path) -> impl Fn(std::io::Error) -> Failure {
@@ -40,10 +43,11 @@ pub(super) fn keys(plan: &Plan) -> Result<(), Failure> {
             .collect();
         cli::make_authority(&keys.join(authority), authority, &names)?;
     }
+    cli::make_signing_key(&keys, "stranger")?;
     cli::make_signing_key(&keys, "dev")
 }
 
-/// Writes the manifests: functions for all nodes, the apps of car A, the hostile app.
+/// Writes the manifests: functions for all nodes, the apps of car A, the hostile app and its neighbour, a stranger's.
 pub(super) fn bundles(plan: &Plan, project: &Path) -> Result<Bundles, Failure> {
     let key = plan.root.join("keys/dev.key.pem");
     let base = plan.root.join("bundles/python");
@@ -52,6 +56,7 @@ pub(super) fn bundles(plan: &Plan, project: &Path) -> Result<Bundles, Failure> {
         .map_err(|e| cli::failure(&e))?;
     cli::sign(&base, &key)?;
     let apps = super::absolute(&project.join("examples/apps"))?;
+    let heartbeat = plan.material.join("apps/heartbeat");
     let write = |name: &str, text: String| {
         let path = plan.root.join(name);
         fs::write(&path, text).map_err(io(&path)).map(|()| path)
@@ -59,9 +64,11 @@ pub(super) fn bundles(plan: &Plan, project: &Path) -> Result<Bundles, Failure> {
     Ok(Bundles {
         functions: write("functions.yaml", functions(&plan.material.join("wasm"), "5ms"))?,
         gateway: write("gateway.yaml", functions(&plan.material.join("wasm"), "300ms"))?,
-        apps: write("apps.yaml", car_a(&apps, &plan.material, &base))?,
-        hostile: write("hostile.yaml", hostile(&apps, &base))?,
+        apps: write("apps.yaml", car_a(&apps, &heartbeat, &base))?,
+        hostile: write("hostile.yaml", hostile(&apps, &heartbeat, &base))?,
+        stranger: write("stranger.yaml", stranger(&heartbeat, &plan.root.join("stranger"))?)?,
         key,
+        strangers_key: plan.root.join("keys/stranger.key.pem"),
     })
 }
 
@@ -86,7 +93,7 @@ fn python(name: &str, tenant: &str, apps: &Path, base: &Path, class: &str, rest:
     )
 }
 
-fn car_a(apps: &Path, material: &Path, base: &Path) -> String {
+fn car_a(apps: &Path, heartbeat: &Path, base: &Path) -> String {
     let signals = "[Vehicle.Speed, Vehicle.CurrentLocation.*]";
     let mut text = String::from("apiVersion: verge/v1\napps:\n");
     text += &python(
@@ -123,15 +130,30 @@ fn car_a(apps: &Path, material: &Path, base: &Path) -> String {
         "driving",
         "    resources: {cpu: 300m, memory: 96Mi, pids: 32}\n    grants: {tasks: [toll]}\n",
     );
-    text + &format!(
-        "  heartbeat:\n    tenant: oem\n    bundle: {}/apps/heartbeat\n    command: [/app/heartbeat]\n    \
-         class: critical\n    resources: {{cpu: 200m, memory: 16Mi, pids: 8, tmp: 1Mi}}\n",
-        material.display()
+    text + &beat(heartbeat, "heartbeat", "oem", "critical")
+}
+
+/// The static program that tells how late it woke up.
+fn beat(bundle: &Path, name: &str, tenant: &str, class: &str) -> String {
+    format!(
+        "  {name}:\n    tenant: {tenant}\n    bundle: {}\n    command: [/app/heartbeat]\n    \
+         class: {class}\n    resources: {{cpu: 200m, memory: 16Mi, pids: 8, tmp: 1Mi}}\n",
+        bundle.display()
     )
 }
 
-fn hostile(apps: &Path, base: &Path) -> String {
+/// A program of its own contents: what a trusted key has signed already may run, whoever sends it.
+fn stranger(heartbeat: &Path, own: &Path) -> Result<String, Failure> {
+    fs::create_dir_all(own).map_err(io(own))?;
+    fs::copy(heartbeat.join("heartbeat"), own.join("heartbeat")).map_err(io(own))?;
+    fs::write(own.join("mark"), "a stranger's").map_err(io(own))?;
+    Ok(String::from("apiVersion: verge/v1\napps:\n") + &beat(own, "stranger", "oem", "comfort"))
+}
+
+/// The hostile app, and an innocent one of the same class, which shows when the class is frozen and thawed.
+fn hostile(apps: &Path, heartbeat: &Path, base: &Path) -> String {
     String::from("apiVersion: verge/v1\napps:\n")
+        + &beat(heartbeat, "radio", "guest", "background")
         + &python(
             "hostile",
             "guest",

@@ -5,12 +5,15 @@ use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::bus::Buses;
+use super::leaks;
+use super::script::{Halt, Stop};
 use crate::cli::Failure;
 
 /// Longest time that a node may take from start to its control socket, on a slow machine.
@@ -18,6 +21,9 @@ const UP_WITHIN: Duration = Duration::from_secs(30);
 
 /// Longest time that a node may take to end in order.
 const DOWN_WITHIN: Duration = Duration::from_secs(15);
+
+/// CPU pressure below which the gateway gives back what it took, in thousandths, in real time.
+pub(super) const CPU_FALL: u16 = 200;
 
 /// One node of the road.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,8 +112,11 @@ impl Plan {
             text += "[placement]\nweights = { energy = 4000 }\n\n";
             // Four nodes share one small machine here: it is pressed sooner than a board of its own would be.
             // An emulated one is pressed all the time.
-            let cpu =
-                if self.time_scale == 1 { "raise = 330, fall = 200" } else { "raise = 850, fall = 700" };
+            let cpu = if self.time_scale == 1 {
+                format!("raise = 330, fall = {CPU_FALL}")
+            } else {
+                "raise = 850, fall = 700".into()
+            };
             text += &format!("[ladder]\ncpu = {{ {cpu} }}\ndescend_after = \"3s\"\n\n");
         }
         // Wrong on purpose, all the time: deduplication and fence have to stand it.
@@ -274,18 +283,21 @@ impl Node {
     }
 
     /// Waits until the control socket answers, `time_scale` times as long as on a real machine.
-    pub(super) fn wait_up(&mut self, socket: &Path, time_scale: u32) -> Result<(), Failure> {
+    pub(super) fn wait_up(&mut self, socket: &Path, time_scale: u32, stop: &Stop) -> Result<(), Halt> {
         let until = Instant::now() + UP_WITHIN * time_scale;
         while Instant::now() < until {
             if std::os::unix::net::UnixStream::connect(socket).is_ok() {
                 return Ok(());
             }
+            if stop.load(Ordering::SeqCst) {
+                return Err(Halt::Interrupted);
+            }
             if let Some(status) = self.child.as_mut().and_then(|c| c.try_wait().ok()).flatten() {
-                return Err(self.failed(&format!("ended at once ({status})")));
+                return Err(self.failed(&format!("ended at once ({status})")).into());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Err(self.failed("did not open its control socket"))
+        Err(self.failed("did not open its control socket").into())
     }
 
     fn failed(&self, why: &str) -> Failure {
@@ -297,9 +309,10 @@ impl Node {
 
     /// SIGTERM, then SIGKILL if it does not end.
     pub(super) fn stop(&mut self, time_scale: u32) {
+        // It may stand still, if somebody ended the demo just then.
+        self.signal_all(Signal::SIGCONT);
         let Some(mut child) = self.child.take() else { return };
         if let Ok(pid) = i32::try_from(child.id()) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
         let until = Instant::now() + DOWN_WITHIN * time_scale;
@@ -357,13 +370,13 @@ pub(super) fn end_leftovers(root: &Path) {
     }
 }
 
-/// Processes whose arguments name a file of the run's directory, this one left out.
+/// Our programs whose arguments name a file of the run's directory, this one left out.
 fn of_run(root: &Path) -> Vec<Pid> {
-    let marker = format!("{}/", root.display());
+    let root = root.to_string_lossy();
     let own = Pid::this();
     let names_it = |pid: &Pid| {
         let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&words).contains(&marker)
+        leaks::is_of_run(&String::from_utf8_lossy(&words), &root)
     };
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids =

@@ -12,29 +12,47 @@ use policies::id::{AppName, TenantId};
 use policies::signal::SignalPattern;
 
 use super::bus::Buses;
+use super::drive::Drive;
 use super::road::{self, Node, PLACES, Plan};
 use super::summary::Findings;
 use super::tally::Tally;
-use super::{DemoArgs, Drive, ledger::Ledger, once, prepare, recordings};
+use super::{DemoArgs, ledger::Ledger, once, prepare, recordings};
 use crate::cli::{Failure, line};
 
-/// Set by Ctrl-C and SIGTERM.
+/// Set by Ctrl-C, SIGTERM and the end of the terminal.
 pub(super) type Stop = Arc<AtomicBool>;
 
-/// Listens for Ctrl-C and SIGTERM from now on.
+/// Why the course of the demo ends early.
+#[derive(Debug)]
+pub(super) enum Halt {
+    /// Somebody asked for it.
+    Interrupted,
+    /// It cannot go on.
+    Failed(Failure),
+}
+
+impl From<Failure> for Halt {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Listens for signals from now on.
 pub(super) fn on_signals() -> Result<Stop, Failure> {
     let stop = Stop::default();
     let set = stop.clone();
     std::thread::spawn(move || {
         crate::cli::block_on(async {
             use tokio::signal::unix::{SignalKind, signal};
-            let (Ok(mut int), Ok(mut term)) =
-                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-            else {
+            let (Ok(mut int), Ok(mut term), Ok(mut hangup)) = (
+                signal(SignalKind::interrupt()),
+                signal(SignalKind::terminate()),
+                signal(SignalKind::hangup()),
+            ) else {
                 return;
             };
             loop {
-                tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
+                tokio::select! { _ = int.recv() => {}, _ = term.recv() => {}, _ = hangup.recv() => {} }
                 set.store(true, Ordering::SeqCst);
             }
         });
@@ -90,16 +108,18 @@ pub(super) struct Road<'a> {
     pub(super) host: PathBuf,
     pub(super) verge: PathBuf,
     pub(super) t0: f64,
+    /// Frames that the gateway read, at the last look.
+    pub(super) frames_in: u64,
 }
 
-/// Plays the demo to its end, or to Ctrl-C. The flag says whether it was interrupted.
+/// Plays the demo to its end, or to Ctrl-C.
 pub(super) fn play(
     args: &DemoArgs,
     root: &Path,
     drive: &Drive,
     seed: u64,
     stop: &Stop,
-) -> Result<(Findings, bool), Failure> {
+) -> Result<Findings, Halt> {
     let material = super::absolute(&args.material)?;
     let buses = Buses::make([free_port()?, free_port()?]);
     let mut ledger = Ledger::start(root, &args.project, &material, &buses.ledger_words())?;
@@ -125,21 +145,22 @@ pub(super) fn play(
         host: crate::cli::host_binary()?,
         verge: std::env::current_exe().map_err(|e| Failure::new(format!("cannot find myself: {e}")))?,
         t0: 0.0,
+        frames_in: 0,
     };
     let result = road.go(args, drive, seed);
     if args.keep && result.is_ok() {
         road.keep();
     }
+    if result.is_ok() {
+        road.look();
+    }
     road.close();
     let booked = ledger.end()?;
     result?;
-    let interrupted = stop.load(Ordering::SeqCst) && !args.keep;
-    if !interrupted {
-        road.judge(&booked);
-        road.judge_repeats();
-        road.replay();
-    }
-    Ok((road.findings, interrupted))
+    road.judge(&booked);
+    road.judge_repeats();
+    road.replay();
+    Ok(road.findings)
 }
 
 fn free_port() -> Result<u16, Failure> {
@@ -147,12 +168,15 @@ fn free_port() -> Result<u16, Failure> {
 }
 
 impl Road<'_> {
-    fn go(&mut self, args: &DemoArgs, drive: &Drive, seed: u64) -> Result<(), Failure> {
+    fn go(&mut self, args: &DemoArgs, drive: &Drive, seed: u64) -> Result<(), Halt> {
         line("keys, certificates, bundles (Ed25519-signed), node files");
         prepare::keys(self.plan)?;
+        self.may_go_on()?;
         let bundles = prepare::bundles(self.plan, &args.project)?;
         self.start_nodes()?;
+        self.knock(&args.project)?;
         self.start_apps(&bundles)?;
+        self.refuse_stranger(&bundles)?;
         self.start_drive(drive)?;
         self.t0 = self.tally.at();
         let times = Timeline::new(seed, self.plan.time_scale);
@@ -165,9 +189,12 @@ impl Road<'_> {
         self.faults(&times)?;
         self.until(times.call)?;
         self.call();
-        self.until(times.end)?;
-        self.look();
-        Ok(())
+        self.until(times.end)
+    }
+
+    /// Nothing, until somebody asks for the end.
+    pub(super) fn may_go_on(&self) -> Result<(), Halt> {
+        if self.stop.load(Ordering::SeqCst) { Err(Halt::Interrupted) } else { Ok(()) }
     }
 
     /// The recordings of all nodes.
@@ -179,7 +206,7 @@ impl Road<'_> {
         self.plan.socket(id)
     }
 
-    fn start_nodes(&mut self) -> Result<(), Failure> {
+    fn start_nodes(&mut self) -> Result<(), Halt> {
         line("the road: car A with gateway a1 and second OBU a2, car B with b1, roadside element e1");
         // The roadside and the gateway listen; the others dial. Order only shortens the first seconds.
         for id in ["e1", "a1", "a2", "b1"] {
@@ -191,14 +218,14 @@ impl Road<'_> {
         }
         for node in &mut self.nodes {
             let id = node.place.id;
-            node.wait_up(&self.plan.socket(id), self.plan.time_scale)?;
+            node.wait_up(&self.plan.socket(id), self.plan.time_scale, self.stop)?;
             self.tally.follow(id, self.plan.socket(id));
         }
         line(format!("all four are up after {:.1} s", self.tally.at()));
         Ok(())
     }
 
-    fn start_apps(&mut self, bundles: &prepare::Bundles) -> Result<(), Failure> {
+    fn start_apps(&mut self, bundles: &prepare::Bundles) -> Result<(), Halt> {
         for id in ["a1", "a2", "e1", "b1"] {
             let functions = if id == "a1" { &bundles.gateway } else { &bundles.functions };
             prepare::apply(&self.socket(id), functions, &bundles.key)?;
@@ -237,25 +264,24 @@ impl Road<'_> {
     }
 
     /// Waits for a moment of the timeline, showing the road once a second.
-    fn until(&self, at: f64) -> Result<(), Failure> {
+    fn until(&self, at: f64) -> Result<(), Halt> {
         let mut shown = self.tally.at();
         while self.tally.at() - self.t0 < at {
-            if self.stop.load(Ordering::SeqCst) {
-                return Ok(());
-            }
+            self.may_go_on()?;
             std::thread::sleep(Duration::from_millis(50));
             if self.tally.at() - shown >= 1.0 {
-                super::console::second(&self.tally, shown, self.t0);
+                super::console::second(&self.tally, shown, self.t0, &self.socket("a1"));
                 shown += 1.0;
             }
         }
         Ok(())
     }
 
-    fn wait_for(&self, what: &str, secs: f64, ready: impl Fn(&Self) -> bool) -> Result<(), Failure> {
+    pub(super) fn wait_for(&self, what: &str, secs: f64, ready: impl Fn(&Self) -> bool) -> Result<(), Halt> {
         let secs = secs * f64::from(self.plan.time_scale);
         let until = Instant::now() + Duration::from_secs_f64(secs);
-        while Instant::now() < until && !self.stop.load(Ordering::SeqCst) {
+        while Instant::now() < until {
+            self.may_go_on()?;
             if ready(self) {
                 line(format!("{what} ({:.1} s)", self.tally.at()));
                 return Ok(());
@@ -263,28 +289,27 @@ impl Road<'_> {
             std::thread::sleep(Duration::from_millis(50));
         }
         let apps = prepare::view(&self.socket("a1"), crate::control::View::Apps);
-        Err(Failure::new(format!("not within {secs} s: {what}; apps: {apps}"))
-            .fix(format!("look at the logs in {}", self.plan.root.display())))
+        let what = format!("not within {secs} s: {what}; apps: {apps}");
+        Err(Failure::new(what).fix(format!("look at the logs in {}", self.plan.root.display())).into())
     }
 
-    fn hostile(&mut self, bundles: &prepare::Bundles, times: &Timeline) -> Result<(), Failure> {
-        if self.stop.load(Ordering::SeqCst) {
-            return Ok(());
-        }
+    fn hostile(&mut self, bundles: &prepare::Bundles, times: &Timeline) -> Result<(), Halt> {
         line("a hostile app arrives in the background class");
         prepare::apply(&self.socket("a1"), &bundles.hostile, &bundles.key)?;
-        self.tally.follow_log(self.socket("a1"), app_ref("guest", "hostile"));
+        for app in ["hostile", "radio"] {
+            self.tally.follow_log(self.socket("a1"), app_ref("guest", app));
+        }
         self.until(times.hostile_ends)?;
         self.contained(times);
         line("the hostile app is taken away");
-        prepare::delete(&self.socket("a1"), app_ref("guest", "hostile"))
+        Ok(prepare::delete(&self.socket("a1"), app_ref("guest", "hostile"))?)
     }
 
     fn node(&mut self, id: &str) -> &mut Node {
         self.nodes.iter_mut().find(|n| n.place.id == id).expect("PLACES names all four")
     }
 
-    fn faults(&mut self, times: &Timeline) -> Result<(), Failure> {
+    fn faults(&mut self, times: &Timeline) -> Result<(), Halt> {
         self.until(times.edge_dies)?;
         line("** the roadside is killed (SIGKILL to all its processes)");
         self.node("e1").signal_all(Signal::SIGKILL);
@@ -303,7 +328,8 @@ impl Road<'_> {
         self.node("e1").restart(&host, &verge).map_err(|e| Failure::new(format!("node e1: {e}")))?;
         let socket = self.socket("e1");
         let time_scale = self.plan.time_scale;
-        self.node("e1").wait_up(&socket, time_scale)?;
+        let stop = self.stop.clone();
+        self.node("e1").wait_up(&socket, time_scale, &stop)?;
         self.tally.follow("e1", socket);
         self.until(times.call - 1.0)?;
         self.fault_costs(times);
@@ -354,6 +380,6 @@ impl Road<'_> {
     }
 }
 
-fn app_ref(tenant: &str, app: &str) -> AppRef {
+pub(super) fn app_ref(tenant: &str, app: &str) -> AppRef {
     AppRef { tenant: TenantId::new(tenant).expect("a literal"), app: AppName::new(app).expect("a literal") }
 }

@@ -112,11 +112,46 @@ pub(super) fn print_tasks(counts: &Counts) {
     table(&["function", "outcome", "place", "tasks", "took", "matching", "pipelining", "execution"], rows);
 }
 
-/// What a fault cost: tasks within the window after it, missed ones, the longest gap between done ones.
+/// Most kinds of refusals that are shown.
+const REFUSALS_SHOWN: usize = 8;
+
+/// What was refused, and how often.
+pub(super) fn print_refusals(counts: &Counts) {
+    let mut all: Vec<_> = counts.refusals.iter().map(|(what, n)| (*n, what)).collect();
+    all.sort_by(|a, b| b.cmp(a));
+    for (n, what) in all.into_iter().take(REFUSALS_SHOWN) {
+        line(format!("refused {n} times: {what}"));
+    }
+}
+
+/// What a fault cost: tasks within the window after it, missed ones, the longest time in which none was done.
 pub(super) fn cost(counts: &Counts, from: f64, to: f64) -> (usize, usize, f64) {
     let window: Vec<&Task> = counts.tasks.iter().filter(|t| t.at >= from && t.at < to).collect();
     let done: Vec<f64> = window.iter().filter(|t| t.outcome == "done").map(|t| t.at).collect();
-    let edges = std::iter::once(from).chain(done.iter().copied());
-    let gap = edges.zip(done.iter().copied()).map(|(a, b)| b - a).fold(0.0, f64::max);
+    let begins = std::iter::once(from).chain(done.iter().copied());
+    let ends = done.iter().copied().chain(std::iter::once(to));
+    let gap = begins.zip(ends).map(|(a, b)| b - a).fold(0.0, f64::max);
     (done.len(), window.len() - done.len(), gap)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[rustfmt::skip]
+    fn cost_table() {
+        //    tasks                                      window       done, other, longest gap
+        check(&[(1.0, "done"), (2.0, "done")],           (0.0, 2.5),  (2, 0, 1.0));
+        check(&[(0.5, "done"), (1.0, "missed")],         (0.0, 8.0),  (1, 1, 7.5));
+        check(&[(9.0, "done")],                          (0.0, 8.0),  (0, 0, 8.0));
+    }
+
+    #[track_caller]
+    fn check(tasks: &[(f64, &str)], window: (f64, f64), expected: (usize, usize, f64)) {
+        let task =
+            |(at, outcome): &(f64, &str)| Task { at: *at, outcome: (*outcome).into(), ..Task::default() };
+        let counts = Counts { tasks: tasks.iter().map(task).collect(), ..Counts::default() };
+        assert_eq!(cost(&counts, window.0, window.1), expected, "{tasks:?}");
+    }
 }

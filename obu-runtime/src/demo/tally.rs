@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use crate::control::{Exchange, Reply, Request};
 
 /// One finished task, as its owner's event says.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Task {
     /// Seconds since the demo began.
     pub(super) at: f64,

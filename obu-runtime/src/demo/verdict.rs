@@ -5,6 +5,22 @@ use super::script::{Road, Timeline};
 use super::summary;
 use super::tally::{Notice, ms, quantile, sorted};
 
+/// What the ladder's decisions call the class of the hostile app.
+const HOSTILE_CLASS: &str = "class background";
+
+/// Share of the seconds under load in which the critical app must have beaten.
+const BEATS: f64 = 0.8;
+
+/// Latest that it may wake up in the median second under load: it does so every 10 ms, and three beats in a row
+/// must not be lost.
+const BEAT_LATE_US: u64 = 30_000;
+
+/// Longest time without any task done that still counts as going on.
+const GAP_S: f64 = 2.0;
+
+/// Share of the frames that the ledger heard which the gateway must have read. It is asked first.
+const HEARD: f64 = 0.95;
+
 impl Road<'_> {
     /// What became of the hostile app, in the kernel's figures and in its own words.
     pub(super) fn contained(&mut self, times: &Timeline) {
@@ -56,6 +72,7 @@ impl Road<'_> {
 
     pub(super) fn latency(&mut self, times: &Timeline) {
         let worst = |from: f64, to: f64| {
+            let to = to.max(from);
             let lines = self.tally.with(|c| c.lines.get("heartbeat").cloned().unwrap_or_default());
             let p99 = lines
                 .iter()
@@ -66,25 +83,64 @@ impl Road<'_> {
         };
         let (n, before) = worst(0.0, times.hostile);
         let (m, during) = worst(times.hostile + 2.0, times.hostile_ends);
+        // It reports once a second of its own time, and has nothing to report in a second in which it did not run.
+        let seconds = times.hostile_ends - times.hostile - 2.0;
+        let kept = m as f64 >= BEATS * seconds.floor() && n > 0;
+        let late = BEAT_LATE_US * u64::from(self.plan.time_scale);
         self.findings.check(
             7,
             "the critical app keeps its beat",
-            n > 0 && m > 0,
-            format!("wake-up p99 (median of seconds): {} ms before, {} ms during", ms(before), ms(during)),
+            kept && during < late,
+            format!(
+                "it beat in {m} of {seconds:.0} s; wake-up p99 (median of seconds): {} ms before, {} ms during",
+                ms(before),
+                ms(during)
+            ),
         );
     }
 
-    /// The gateway's first notice of a kind.
+    /// The gateway's first notice of a kind about the class of the hostile app.
     fn first_notice(&self, kind: &str) -> Option<Notice> {
-        self.tally.with(|c| c.notices.iter().find(|n| n.kind == kind && n.node == "a1").cloned())
+        let is_it = |n: &&Notice| n.kind == kind && n.node == "a1" && n.about == HOSTILE_CLASS;
+        self.tally.with(|c| c.notices.iter().find(is_it).cloned())
     }
 
     pub(super) fn ladder(&mut self) {
+        let mut before = f64::MIN;
         for kind in ["squeeze", "freeze"] {
             let first = self.first_notice(kind);
             let seen = first.as_ref().map_or("none".into(), |n| format!("{}: {}", n.about, n.why));
-            self.findings.check(7, &format!("under load: {kind}"), first.is_some(), seen);
+            let in_order = first.as_ref().is_some_and(|n| n.at >= before);
+            self.findings.check(7, &format!("under load: {kind}"), in_order, seen);
+            before = first.map_or(before, |n| n.at);
         }
+    }
+
+    /// The innocent app of the class that was frozen: silent until the thaw, and heard after it.
+    fn thawed(&mut self, stats: &serde_json::Value) {
+        let (frozen, thaw, last) = self.tally.with(|c| {
+            let of = |kind: &str| {
+                c.notices.iter().rfind(|n| n.node == "a1" && n.kind == kind && n.about == HOSTILE_CLASS)
+            };
+            let last = c.lines.get("radio").and_then(|lines| lines.last()).map(|(at, _)| *at);
+            (of("freeze").map(|n| n.at), of("thaw").cloned(), last)
+        });
+        let state = super::console::text(&self.app(&super::script::app_ref("guest", "radio"))["state"]);
+        let after = thaw.as_ref().filter(|thaw| frozen.is_some_and(|frozen| frozen < thaw.at));
+        let heard = after.is_some_and(|thaw| last.is_some_and(|last| last > thaw.at));
+        let pressure = &stats["node"]["pressure"]["pressure"];
+        let pressed = pressure["cpu"].as_u64() > Some(super::road::CPU_FALL.into());
+        let (good, seen) = match after {
+            Some(thaw) => {
+                (heard && state == "running", format!("{}; the class's other app is {state}", thaw.why))
+            }
+            // Something else on this machine takes its time.
+            None if pressed => {
+                (true, format!("{}: the pressure did not fall: {pressure}", summary::NOT_REACHED))
+            }
+            None => (false, format!("still frozen, at a pressure of {pressure}")),
+        };
+        self.findings.check(7, "after the load: thaw", good, seen);
     }
 
     pub(super) fn fault_costs(&mut self, times: &Timeline) {
@@ -96,7 +152,8 @@ impl Road<'_> {
         ] {
             let (done, missed, gap) = tally.with(|c| summary::cost(c, from + t0, to + t0));
             let seen = format!("{done} done, {missed} missed or undecided, longest gap {gap:.2} s");
-            self.findings.check(8, &format!("{what}: tasks go on"), done > 0, seen);
+            let goes_on = done > 0 && gap < GAP_S * f64::from(self.plan.time_scale);
+            self.findings.check(8, &format!("{what}: tasks go on"), goes_on, seen);
         }
         let used = |from: f64, to: f64| {
             tally.with(|c| {
@@ -117,15 +174,17 @@ impl Road<'_> {
     /// The last look at the running road.
     pub(super) fn look(&mut self) {
         let stats = prepare::view(&self.socket("a1"), crate::control::View::Stats);
+        self.thawed(&stats);
         let bus = &stats["bus"];
         let frames = bus["frames_in"].as_u64().unwrap_or(0);
+        self.frames_in = frames;
         self.findings.check(
             3,
             "frames from the bus",
             frames > 0,
             format!(
-                "{frames} in, {} unknown, {} damaged, {} lost",
-                bus["frames_unknown"], bus["frames_bad"], bus["frames_lost"]
+                "{frames} in, {} out, {} unknown, {} damaged, {} lost",
+                bus["frames_out"], bus["frames_unknown"], bus["frames_bad"], bus["frames_lost"]
             ),
         );
         let signals = bus["signals"].as_u64().unwrap_or(0);
@@ -145,17 +204,19 @@ impl Road<'_> {
         );
         let apps = prepare::view(&self.socket("a1"), crate::control::View::Apps);
         for app in apps.as_array().map(Vec::as_slice).unwrap_or_default() {
-            let running = app["state"].as_str() == Some("running");
+            // Whether a frozen class was thawed in time is a check of its own.
+            let running = matches!(app["state"].as_str(), Some("running" | "frozen"));
             let name = super::console::text(&app["app"]);
             self.findings.check(5, &format!("{name} runs confined"), running, super::console::limits(app));
         }
         let machine = prepare::view(&self.socket("a1"), crate::control::View::Machine);
-        self.findings.check(
-            2,
-            "four nodes on mutual TLS, signed bundles only",
-            true,
-            super::console::machine(&machine),
-        );
+        let up = self.nodes.iter().filter(|node| {
+            let rows = prepare::view(&self.socket(node.place.id), crate::control::View::Nodes);
+            rows[0]["state"] == "up"
+        });
+        let up = up.count();
+        let seen = format!("{up} up; {}", super::console::machine(&machine));
+        self.findings.check(2, "four nodes", up == super::road::PLACES.len(), seen);
     }
 
     /// What the ledger counted against what the nodes reported.
@@ -171,21 +232,19 @@ impl Road<'_> {
                 places.len() > 1,
                 format!("{places:?}"),
             );
-            let missed = counts.tasks.iter().filter(|t| t.outcome == "missed").count();
-            self.findings.check(
-                8,
-                "tasks have an outcome each",
-                !counts.tasks.is_empty(),
-                format!("{} tasks, {missed} missed, each reported", counts.tasks.len()),
-            );
+            summary::print_refusals(counts);
+            self.judge_claims(counts);
             self.judge_once(counts, booked);
             self.findings.check(8, "no alarm", counts.alarms.is_empty(), counts.alarms.join("; "));
         });
         self.findings.check(
             3,
             "the ledger heard the bus",
-            booked.frames > 0,
-            format!("{} frames heard by python-can", booked.frames),
+            booked.frames > 0 && self.frames_in as f64 >= HEARD * booked.frames as f64,
+            format!(
+                "{} frames heard by python-can, {} by the gateway a moment before",
+                booked.frames, self.frames_in
+            ),
         );
         self.findings.check(
             7,

@@ -67,7 +67,7 @@ until_ok "thaw" 60 thawed || true
 
 candump -L vcan0 >"$dir/candump.log" &
 dump=$!
-xz -dc sim/drives/a10kw.log.xz >"$dir/whole.log"
+gzip -dc sim/drives/a10kw.log.gz >"$dir/whole.log"
 head -400 "$dir/whole.log" >"$dir/drive.log"
 interface=$(awk 'NR == 1 {print $2}' "$dir/drive.log")
 canplayer -I "$dir/drive.log" "vcan0=$interface" >/dev/null

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo with the drive that ships, and as an ordinary user with a real recording.
+# The demo with the drive that ships, kept running at its end; and as an ordinary user with a real recording.
 # tests: P3-08, P3-09, P3-10, P4-04, P5-02, P5-05
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -19,7 +19,27 @@ play() {
     grep -qF "not reached" "$log" || reached=$((reached + 1))
 }
 
-play "the drive that ships" "${demo[@]}"
+# play_and_keep NAME COMMAND...: as above; asks its gateway something before it is ended by Ctrl-C.
+play_and_keep() {
+    local name=$1 pid socket
+    shift
+    echo "== demo: $name"
+    "$@" --keep >"$log" 2>&1 &
+    pid=$!
+    until grep -qF "the drive goes on" "$log" || ! kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
+    socket=$(sed -n 's/^ *export VERGE_SOCKET=//p' "$log")
+    if "$build/debug/verge" --socket "$socket" get signals Vehicle.Speed | grep -q km/h; then
+        echo "ok: the road goes on and can be looked at"
+    else
+        echo "FAILED: the gateway does not answer after the demo" && status=1
+    fi
+    kill -INT "$pid"
+    wait "$pid" || { echo "FAILED: demo $name" && status=1; }
+    tail -50 "$log"
+    grep -qF "not reached" "$log" || reached=$((reached + 1))
+}
+
+play_and_keep "the drive that ships" "${demo[@]}"
 ordinary=()
 home=$(mktemp -d)
 if [ "$(id -u)" = 0 ]; then

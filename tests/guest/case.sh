@@ -5,7 +5,7 @@ set -euo pipefail
 [ -e /run/guest/control ] || { echo "${0##*/} makes cgroups and more: run it in the guest" >&2 && exit 1; }
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 build=${VERGE_BUILD:-target}
-bin=$(realpath "$build/debug")
+bin=$(realpath "${VERGE_BIN:-$build/debug}")
 material=$(realpath "$build/material")
 dir=$(mktemp -d)
 failed=0

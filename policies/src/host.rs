@@ -204,10 +204,10 @@ pub struct Usage {
 /// How hard the machine is pressed, in thousandths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pressure {
-    /// Share of the last ten seconds (or less) in which some task waited for CPU.
-    pub cpu: u16,
+    /// Share of the last ten seconds (or less) in which some task waited for CPU; `None` where the kernel has no PSI.
+    pub cpu: Option<u16>,
     /// The same for memory.
-    pub memory: u16,
+    pub memory: Option<u16>,
     /// Memory in use, of all.
     pub memory_used: u16,
     /// Share of CPU time in use since the last sample.

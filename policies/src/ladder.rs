@@ -7,6 +7,9 @@
 //!   in between                            --> hold
 //! ```
 //!
+//! Where the kernel does not tell who waits for CPU (no PSI), the CPU time in use stands in, with levels of its own; for
+//! memory the share in use counts either way.
+//!
 //! A class that brings the pressure back as soon as it is let go would swing for ever: each relapse doubles
 //! the wait before the next descent, up to eight times. Every step carries the numbers that decided it.
 
@@ -62,6 +65,9 @@ pub struct Rung {
 pub struct LadderPolicy {
     /// Share of time in which some task waits for CPU.
     pub cpu: Levels,
+    /// CPU time in use, of all; counts only where the kernel has no PSI. A machine that is busy and nobody waits cannot be
+    /// told from a pressed one by it, hence the high levels.
+    pub cpu_used: Levels,
     /// Share of time in which some task waits for memory.
     pub memory: Levels,
     /// Memory in use, of all.
@@ -79,6 +85,7 @@ impl Default for LadderPolicy {
         let rung = |class, means| Rung { class, means };
         Self {
             cpu: Levels { raise: 400, fall: 200 },
+            cpu_used: Levels { raise: 950, fall: 800 },
             memory: Levels { raise: 200, fall: 50 },
             memory_used: Levels { raise: 920, fall: 850 },
             climb_after: Span::from_millis(1_000),
@@ -126,6 +133,8 @@ pub enum LadderError {
 pub enum Measure {
     /// [`Pressure::cpu`].
     Cpu,
+    /// [`Pressure::cpu_used`].
+    CpuUsed,
     /// [`Pressure::memory`].
     Memory,
     /// [`Pressure::memory_used`].
@@ -136,6 +145,7 @@ impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Cpu => "cpu pressure",
+            Self::CpuUsed => "cpu use",
             Self::Memory => "memory pressure",
             Self::MemoryUsed => "memory in use",
         })
@@ -286,16 +296,17 @@ impl Ladder {
 
     /// The trend, and the measure that is worst against the level that decides it.
     fn read(&self, pressure: Pressure) -> (Trend, Measure, u16, u16) {
-        let measures = [
-            (Measure::Cpu, pressure.cpu, self.policy.cpu),
-            (Measure::Memory, pressure.memory, self.policy.memory),
-            (Measure::MemoryUsed, pressure.memory_used, self.policy.memory_used),
-        ];
+        let cpu = match pressure.cpu {
+            Some(value) => (Measure::Cpu, value, self.policy.cpu),
+            None => (Measure::CpuUsed, pressure.cpu_used, self.policy.cpu_used),
+        };
+        let memory = pressure.memory.map(|value| (Measure::Memory, value, self.policy.memory));
+        let memory_used = (Measure::MemoryUsed, pressure.memory_used, self.policy.memory_used);
+        let rest = memory.into_iter().chain([memory_used]);
         let excess = |value: u16, level: u16| i32::from(value) - i32::from(level);
-        let [first, rest @ ..] = measures;
         let worst = |level: fn(&Levels) -> u16| {
-            rest.iter().fold(first, |worst, next| {
-                if excess(next.1, level(&next.2)) > excess(worst.1, level(&worst.2)) { *next } else { worst }
+            rest.clone().fold(cpu, |worst, next| {
+                if excess(next.1, level(&next.2)) > excess(worst.1, level(&worst.2)) { next } else { worst }
             })
         };
         let (measure, value, levels) = worst(|levels| levels.raise);
@@ -348,6 +359,7 @@ fn check(policy: &LadderPolicy) -> Result<(), LadderError> {
     }
     let levels = [
         (Measure::Cpu, policy.cpu),
+        (Measure::CpuUsed, policy.cpu_used),
         (Measure::Memory, policy.memory),
         (Measure::MemoryUsed, policy.memory_used),
     ];

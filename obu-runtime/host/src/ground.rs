@@ -226,13 +226,12 @@ impl Ground {
                 true,
             )),
         }
-        let psi = Path::new("/proc/pressure/cpu").exists();
-        lines.push(line(
-            "pressure",
-            if psi { "PSI" } else { "/proc/stat" },
-            if psi { "yes" } else { "no PSI" },
-            !psi,
-        ));
+        lines.push(match crate::pressure::has_psi(Path::new("/proc")) {
+            true => line("pressure", "PSI", "yes", false),
+            false => {
+                line("pressure", "/proc/stat, /proc/meminfo", "no PSI: CPU and memory in use stand in", true)
+            }
+        });
         lines
     }
 

@@ -24,7 +24,7 @@ impl Gauge {
         Self { proc: proc.to_owned(), last: None }
     }
 
-    /// Pressure now. What the kernel does not tell is 0.
+    /// Pressure now. PSI that the kernel does not have is `None`; what else it does not tell is 0.
     pub fn read(&mut self) -> Pressure {
         let text = |name: &str| fs::read_to_string(self.proc.join(name)).unwrap_or_default();
         let now = times(&text("stat"));
@@ -35,14 +35,20 @@ impl Gauge {
             _ => 0,
         };
         let pressure = Pressure {
-            cpu: some_avg10(&text("pressure/cpu")).unwrap_or(0),
-            memory: some_avg10(&text("pressure/memory")).unwrap_or(0),
+            cpu: some_avg10(&text("pressure/cpu")),
+            memory: some_avg10(&text("pressure/memory")),
             memory_used: memory_used(&text("meminfo")).unwrap_or(0),
             cpu_used,
         };
         self.last = now;
         pressure
     }
+}
+
+/// Whether the kernel behind `proc` tells who waits for CPU. One that was booted with `psi=0` may show the file and refuse
+/// to be read.
+pub fn has_psi(proc: &Path) -> bool {
+    fs::read_to_string(proc.join("pressure/cpu")).is_ok_and(|text| some_avg10(&text).is_some())
 }
 
 /// `part` of `whole` in thousandths.
@@ -81,22 +87,72 @@ fn memory_used(meminfo: &str) -> Option<u16> {
 mod tests {
     use super::*;
 
+    fn write(proc: &Path, name: &str, text: &str) {
+        let path = proc.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// A /proc without PSI: a quarter of the CPU time in use so far, three quarters of memory.
+    fn proc_without_psi() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "stat", "cpu  100 0 100 500 100 0 0 0 0 0\ncpu0 1 2 3\n");
+        write(dir.path(), "meminfo", "MemTotal:       1000 kB\nMemFree: 1 kB\nMemAvailable:    250 kB\n");
+        dir
+    }
+
     #[test]
     fn files_of_the_kernel_become_thousandths() {
-        let proc = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| {
-            let path = proc.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
-        write("stat", "cpu  100 0 100 700 100 0 0 0 0 0\ncpu0 1 2 3\n");
-        write("meminfo", "MemTotal:       1000 kB\nMemFree: 1 kB\nMemAvailable:    250 kB\n");
-        write("pressure/cpu", "some avg10=12.34 avg60=1.00 avg300=0.00 total=5\nfull avg10=9.99\n");
-        let mut gauge = Gauge::new(proc.path());
+        let dir = proc_without_psi();
+        let proc = dir.path();
+        write(proc, "pressure/cpu", "some avg10=12.34 avg60=1.00 avg300=0.00 total=5\nfull avg10=9.99\n");
+        write(proc, "pressure/memory", "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n");
+        let mut gauge = Gauge::new(proc);
         let first = gauge.read();
-        assert_eq!(first, Pressure { cpu: 123, memory: 0, memory_used: 750, cpu_used: 0 });
-        write("stat", "cpu  150 0 150 750 150 0 0 0 0 0\n");
+        assert_eq!(first, Pressure { cpu: Some(123), memory: Some(0), memory_used: 750, cpu_used: 0 });
+        write(proc, "stat", "cpu  150 0 150 550 150 0 0 0 0 0\n");
         assert_eq!(gauge.read().cpu_used, 500);
+        assert!(has_psi(proc));
+    }
+
+    // tests: P4-06
+    #[test]
+    fn without_psi_the_cpu_time_in_use_climbs_the_ladder() {
+        use policies::ladder::{Ladder, LadderPolicy};
+        use policies::task::Class;
+        use policies::time::Timestamp;
+
+        let dir = proc_without_psi();
+        let (proc, mut gauge) = (dir.path(), Gauge::new(dir.path()));
+        let mut ladder = Ladder::new(LadderPolicy::default()).unwrap();
+        let mut steps = Vec::new();
+        for second in 0..4_u64 {
+            // 97 of every 100 ticks are busy.
+            let (busy, idle) = (200 + 97 * second, 600 + 3 * second);
+            write(proc, "stat", &format!("cpu  {busy} 0 0 {idle} 0 0 0 0 0 0\n"));
+            let pressure = gauge.read();
+            assert_eq!((pressure.cpu, pressure.memory), (None, None));
+            let now = Timestamp::from_micros(second * 1_000_500);
+            steps.extend(ladder.handle(now, pressure, &[Class::Background]).map(|step| step.to_string()));
+        }
+        assert_eq!(
+            steps,
+            [
+                "squeeze background to 100: cpu use 970 >= 950 permille for 1000 ms",
+                "freeze background: cpu use 970 >= 950 permille for 1000 ms",
+            ]
+        );
+    }
+
+    #[test]
+    fn psi_that_cannot_be_read_is_none() {
+        let dir = proc_without_psi();
+        assert!(!has_psi(dir.path()));
+        for unreadable in ["", "some avg10=", "off\n"] {
+            write(dir.path(), "pressure/cpu", unreadable);
+            assert!(!has_psi(dir.path()), "{unreadable:?}");
+            assert_eq!(Gauge::new(dir.path()).read().cpu, None, "{unreadable:?}");
+        }
     }
 
     #[test]

@@ -89,8 +89,8 @@ fn user_namespaces() -> Finding {
 }
 
 fn psi() -> Finding {
-    let ok = Path::new("/proc/pressure/cpu").exists();
-    let found = if ok { "/proc/pressure" } else { "none; load and memory in use stand in" };
+    let ok = obu_host::pressure::has_psi(Path::new("/proc"));
+    let found = if ok { "/proc/pressure" } else { "none; CPU and memory in use stand in" };
     Finding { what: "pressure (PSI)", found: found.into(), ok, fix: "boot with psi=1" }
 }
 

@@ -9,15 +9,21 @@ use super::*;
 
 const ALL: &[Class] = &Class::ALL;
 
+/// A machine whose kernel has PSI, with so much CPU pressure.
 fn cpu(permille: u16) -> Pressure {
-    Pressure { cpu: permille, ..Pressure::default() }
+    Pressure { cpu: Some(permille), memory: Some(0), ..Pressure::default() }
 }
 
-/// Feeds one sample per half second; each entry is (how many samples, CPU pressure). Returns the steps without
-/// their reasons, with the time in seconds.
-fn steps(running: &[Class], samples: &[(u32, u16)]) -> Vec<String> {
+/// A machine whose kernel has no PSI, with so much of its CPU time in use.
+fn cpu_used(permille: u16) -> Pressure {
+    Pressure { cpu_used: permille, ..Pressure::default() }
+}
+
+/// Feeds one sample per half second; each entry is how many samples, and the figure that `machine` makes a sample of.
+/// Returns the steps without their reasons, with the time in seconds.
+fn steps(machine: fn(u16) -> Pressure, running: &[Class], samples: &[(u32, u16)]) -> Vec<String> {
     let mut ladder = Ladder::new(LadderPolicy::default()).unwrap();
-    let pressures = samples.iter().flat_map(|(n, value)| (0..*n).map(|_| cpu(*value)));
+    let pressures = samples.iter().flat_map(|(n, value)| (0..*n).map(|_| machine(*value)));
     let mut said = Vec::new();
     for (index, pressure) in pressures.enumerate() {
         let now = Timestamp::from_micros(index as u64 * 500_000);
@@ -59,13 +65,66 @@ fn ladder_table() {
 
 #[track_caller]
 fn check(situation: &str, running: &[Class], samples: &[(u32, u16)], expected: &[&str]) {
-    assert_eq!(steps(running, samples), expected, "{situation}");
+    assert_eq!(steps(cpu, running, samples), expected, "{situation}");
+}
+
+// tests: P4-06
+#[test]
+#[rustfmt::skip]
+fn without_psi_table() {
+    check_without_psi("busy, not full",            &[(40, 940)],           &[]);
+    check_without_psi("a short burst",             &[(2, 1000), (40, 300)], &[]);
+    check_without_psi("exactly the level counts",  &[(3, 950)],            &["1.0 squeeze background to 100"]);
+    check_without_psi("one rung per wait, never critical", &[(20, 1000)], &[
+        "1.0 squeeze background to 100", "2.0 freeze background", "3.0 squeeze comfort to 250",
+        "4.0 freeze comfort", "5.0 squeeze driving to 500",
+    ]);
+    check_without_psi("given back below the fall", &[(5, 1000), (30, 790)], &[
+        "1.0 squeeze background to 100", "2.0 freeze background",
+        "7.5 thaw background", "12.5 unsqueeze background to 1000",
+    ]);
+    check_without_psi("held in the middle",        &[(5, 1000), (30, 800)], &["1.0 squeeze background to 100", "2.0 freeze background"]);
+}
+
+#[track_caller]
+fn check_without_psi(situation: &str, samples: &[(u32, u16)], expected: &[&str]) {
+    assert_eq!(steps(cpu_used, ALL, samples), expected, "{situation}");
+}
+
+#[test]
+fn with_psi_a_busy_machine_in_which_nobody_waits_is_left_alone() {
+    let mut ladder = Ladder::new(LadderPolicy::default()).unwrap();
+    for second in 0..20 {
+        let now = Timestamp::from_micros(second * 1_000_000);
+        assert_eq!(ladder.handle(now, Pressure { cpu_used: 1000, ..cpu(0) }, ALL), None);
+    }
+}
+
+/// The figure that decides is named: on which machine, and the reason of its first step.
+#[test]
+#[rustfmt::skip]
+fn reason_table() {
+    let none = Pressure::default();
+    reason(Pressure { cpu_used: 970, ..cpu(410) },                    "cpu pressure 410 >= 400 permille for 1001 ms");
+    reason(Pressure { memory: Some(210), ..cpu(0) },                  "memory pressure 210 >= 200 permille for 1001 ms");
+    reason(Pressure { cpu_used: 970, ..none },                        "cpu use 970 >= 950 permille for 1001 ms");
+    reason(Pressure { cpu_used: 1000, memory_used: 930, ..none },     "cpu use 1000 >= 950 permille for 1001 ms");
+    reason(Pressure { cpu_used: 300, memory_used: 930, ..none },      "memory in use 930 >= 920 permille for 1001 ms");
+    reason(Pressure { cpu_used: 960, memory: Some(900), ..none },     "memory pressure 900 >= 200 permille for 1001 ms");
+}
+
+#[track_caller]
+fn reason(pressure: Pressure, expected: &str) {
+    let mut ladder = Ladder::new(LadderPolicy::default()).unwrap();
+    assert_eq!(ladder.handle(Timestamp::ZERO, pressure, ALL), None);
+    let step = ladder.handle(Timestamp::from_micros(1_001_000), pressure, ALL).unwrap();
+    assert_eq!(step.to_string(), format!("squeeze background to 100: {expected}"));
 }
 
 #[test]
 fn a_step_names_the_numbers_that_decided() {
     let mut ladder = Ladder::new(LadderPolicy::default()).unwrap();
-    let pressure = Pressure { cpu: 410, memory_used: 990, ..Pressure::default() };
+    let pressure = Pressure { memory_used: 990, ..cpu(410) };
     assert_eq!(ladder.handle(Timestamp::ZERO, pressure, ALL), None);
     let step = ladder.handle(Timestamp::from_micros(1_200_000), pressure, ALL).unwrap();
     assert_eq!(step.to_string(), "squeeze background to 100: memory in use 990 >= 920 permille for 1200 ms");
@@ -83,12 +142,14 @@ fn bad_policies_are_refused() {
     };
     assert_eq!(with(|p| p.rungs[1].class = Class::Critical), "rung 2: class critical is never squeezed or frozen");
     assert_eq!(with(|p| p.memory.fall = 200), "memory pressure: fall is 200, it must be below raise, which is 200");
+    assert_eq!(with(|p| p.cpu_used.fall = 960), "cpu use: fall is 960, it must be below raise, which is 950");
     assert_eq!(with(|p| p.rungs = p.rungs.repeat(2)), "10 rungs, the maximum is 9");
 }
 
 proptest! {
     #[test]
     fn whatever_comes_it_ends_where_it_began(
+        psi: bool,
         samples in prop::collection::vec((0u16..1000, 0u16..1000, 0u16..1000, 0u64..3_000_000), 0..200),
         present in prop::collection::vec(prop::sample::select(ALL), 0..4),
     ) {
@@ -97,7 +158,9 @@ proptest! {
         let quiet = (0..60).map(|_| (0, 0, 0, 10_000_000));
         for (cpu, memory, memory_used, wait) in samples.into_iter().chain(quiet) {
             now = now + Duration::from_micros(wait);
-            match ladder.handle(now, Pressure { cpu, memory, memory_used, cpu_used: 0 }, &present) {
+            let told = |value: u16| psi.then_some(value);
+            let pressure = Pressure { cpu: told(cpu), memory: told(memory), memory_used, cpu_used: cpu };
+            match ladder.handle(now, pressure, &present) {
                 Some(Step::Squeeze { class, .. }) => open.push((class, false)),
                 Some(Step::Freeze { class, .. }) => open.push((class, true)),
                 Some(Step::Thaw { class, .. }) => prop_assert_eq!(open.pop(), Some((class, true))),
@@ -113,7 +176,7 @@ proptest! {
 #[test]
 fn a_lower_class_that_comes_later_is_taken_first_and_given_back_last() {
     let mut ladder = Ladder::new(LadderPolicy::default()).unwrap();
-    let high = Pressure { cpu: 900, ..Pressure::default() };
+    let high = cpu(900);
     let mut steps = Vec::new();
     let mut at = |ladder: &mut Ladder, seconds: core::ops::Range<u64>, pressure, running: &[Class]| {
         for second in seconds {

@@ -76,7 +76,7 @@ impl World {
             Fault::Pressure => {
                 let cpu = u16::try_from(self.faults.between((300, 1000))).unwrap_or(1000);
                 self.bodies[unit].host.pressure =
-                    Pressure { cpu, memory: 0, memory_used: 500, cpu_used: 1000 };
+                    Pressure { cpu: Some(cpu), memory: Some(0), memory_used: 500, cpu_used: 1000 };
                 self.bodies[unit].host.unreliable = true;
                 self.relief(unit, fault, Realm::Car, (2_000_000, 8_000_000));
             }

@@ -53,9 +53,14 @@ fn host_event() -> impl Strategy<Value = HostEvent> {
             frozen,
             by: "x".into()
         }),
-        (0u16..1000, 0u16..1000).prop_map(|(cpu, memory)| HostEvent::Sampled {
+        (any::<bool>(), 0u16..1000, 0u16..1000).prop_map(|(psi, cpu, memory)| HostEvent::Sampled {
             apps: Vec::new(),
-            pressure: Pressure { cpu, memory, ..Pressure::default() }
+            pressure: Pressure {
+                cpu: psi.then_some(cpu),
+                memory: psi.then_some(memory),
+                memory_used: memory,
+                cpu_used: cpu
+            }
         }),
         (pick(&APPS), instance).prop_map(|(app, instance)| HostEvent::Hello {
             node: node_id("a1"),

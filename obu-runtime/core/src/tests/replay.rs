@@ -13,7 +13,7 @@ fn a_recorded_run_replays_to_the_same_bytes() {
         }
         rig.run_for(30 * MS);
     }
-    rig.site("a1").pressure.cpu = 900;
+    rig.site("a1").pressure.cpu = Some(900);
     rig.run_for(5_000 * MS);
     for name in ["a1", "a2", "e1"] {
         let site = &rig.sites[&node_id(name)];

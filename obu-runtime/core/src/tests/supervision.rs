@@ -95,13 +95,24 @@ fn a_new_node_process_adopts_what_runs_and_stops_what_nobody_wants() {
     assert_eq!(rig.site("a1").log.iter().filter(|o| opened(o)).count(), 2, "its islands are open again");
 }
 
+// tests: P4-06
+#[test]
+fn without_psi_a_full_cpu_freezes_the_background_and_the_reason_says_so() {
+    let mut rig = Rig::new(&["a1"]);
+    rig.site("a1").pressure.cpu_used = 970;
+    rig.run_for(6_000 * MS);
+    assert_eq!((rig.state("a1", "games"), rig.state("a1", "speedo")), ("frozen".into(), "running".into()));
+    let freezes = rig.decisions("a1", DecisionKind::Freeze);
+    assert!(freezes[0].why.contains("cpu use 970 >= 950 permille"), "{freezes:?}");
+}
+
 #[test]
 fn pressure_squeezes_then_freezes_the_background_and_gives_back_in_reverse() {
     let mut rig = Rig::new(&["a1"]);
-    rig.site("a1").pressure.cpu = 800;
+    rig.site("a1").pressure.cpu = Some(800);
     rig.run_for(6_000 * MS);
     assert_eq!((rig.state("a1", "games"), rig.state("a1", "speedo")), ("frozen".into(), "running".into()));
-    rig.site("a1").pressure.cpu = 0;
+    rig.site("a1").pressure.cpu = Some(0);
     rig.run_for(30_000 * MS);
     assert_eq!(rig.state("a1", "games"), "running");
     let of = |kind| rig.decisions("a1", kind).into_iter().map(|d| (d.about, d.why)).collect::<Vec<_>>();

@@ -15,6 +15,7 @@ use policies::unit::Bytes;
 use serde::Deserialize;
 
 pub use obu_host::config::{ControlSection, HostSection, NodeSection, Role};
+use obu_host::config::{Misfit, place};
 
 pub use crate::file_error::FileError;
 use crate::file_error::{from_words, word_end};
@@ -158,6 +159,7 @@ struct BusClaim {
     name: BusName,
     kind: KindName,
     group: Option<Ipv4Addr>,
+    #[serde(default, deserialize_with = "port")]
     port: Option<u16>,
     interface: Option<String>,
     dbc: Option<PathBuf>,
@@ -172,6 +174,15 @@ const fn half() -> u8 {
     50
 }
 
+/// A number that is no port is told so; the parser would speak of `u16`.
+fn port<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    use serde::de::Error as _;
+    let number = i64::deserialize(deserializer)?;
+    let port = u16::try_from(number).ok().filter(|port| *port > 0);
+    let why = || D::Error::custom(format!("{number} is not a port; write 1 to 65535"));
+    port.ok_or_else(why).map(Some)
+}
+
 impl TryFrom<BusClaim> for BusSection {
     type Error = String;
 
@@ -182,18 +193,26 @@ impl TryFrom<BusClaim> for BusSection {
                 BusKind::Multicast { group, port }
             }
             (KindName::Multicast, Some(group), Some(_), None) => {
-                return Err(format!("bus {name}: {group} is not a multicast address (224.0.0.0 and up)"));
+                return Err(format!(
+                    "bus {name}: {group} is not a multicast address; write 224.0.0.0 to 239.255.255.255"
+                ));
             }
             (KindName::SocketCan, None, None, Some(interface)) => BusKind::SocketCan { interface },
             (KindName::Multicast, ..) => {
-                return Err(format!("bus {name}: kind multicast needs group and port, and no interface"));
+                return Err(format!(
+                    "bus {name}: kind multicast needs group and port, and no interface; \
+                     write group = \"239.74.163.2\" and port = 43113"
+                ));
             }
             (KindName::SocketCan, ..) => {
-                return Err(format!("bus {name}: kind socketcan needs interface, and no group or port"));
+                return Err(format!(
+                    "bus {name}: kind socketcan needs interface, and no group or port; \
+                     write interface = \"can0\""
+                ));
             }
         };
         if !(1..=100).contains(&load_cap) {
-            return Err(format!("bus {name}: load_cap is {load_cap}; it is a percentage from 1 to 100"));
+            return Err(format!("bus {name}: load_cap is {load_cap}, no percentage; write 1 to 100"));
         }
         Ok(Self { name, kind, dbc, mapping, tx, load_cap })
     }
@@ -294,8 +313,8 @@ pub struct OutsideSection {
 /// [`FileError`] with line, column and, where it can be guessed, what was meant.
 pub fn load(text: &str, path: &Path) -> Result<NodeFile, FileError> {
     let file: NodeFile = toml::from_str(text).map_err(|error| toml_error(text, path, &error))?;
-    if let Some((key, why)) = misfit(&file) {
-        return Err(FileError::at(path, text, find_key(text, key), WHAT, why));
+    if let Some(Misfit { key, why, fix }) = misfit(&file) {
+        return Err(FileError::at(path, text, place(text, &key), WHAT, why).suggest(fix));
     }
     Ok(file)
 }
@@ -358,52 +377,46 @@ pub(crate) fn read_bounded(path: &Path, len_max: u64, what: &'static str) -> Res
     })
 }
 
-/// A value that cannot be, with its key.
-fn misfit(file: &NodeFile) -> Option<(&'static str, String)> {
-    if let Err(error) = Ladder::new(file.ladder.clone()) {
-        return Some(("ladder", error.to_string()));
-    }
-    if let Some(got) = &file.api_version
-        && got != policies::manifest::API_VERSION
-    {
-        return Some(("apiVersion", format!("apiVersion is {got:?}; this release reads \"verge/v1\"")));
-    }
-    if !(1..=1000).contains(&file.node.time_scale) {
-        return Some(("time_scale", "time_scale must be between 1 and 1000".into()));
-    }
-    if !(1..=1024).contains(&file.capacity.cores) {
-        return Some(("cores", "cores must be between 1 and 1024".into()));
-    }
-    for camera in &file.camera {
-        if !(1..=240).contains(&camera.fps) {
-            return Some(("fps", format!("fps of camera {} must be between 1 and 240", camera.id)));
+/// The first value that cannot be: by host's rules, then by those of the sections that host does not look into.
+fn misfit(file: &NodeFile) -> Option<Misfit> {
+    let hosts = obu_host::config::misfit(file.api_version.as_deref(), &file.node, &file.host, &file.control);
+    hosts.or_else(|| {
+        if let Err(error) = Ladder::new(file.ladder.clone()) {
+            return Some(Misfit { key: "ladder".into(), why: error.to_string(), fix: None });
         }
-        if !camera.source.starts_with("file:") {
-            let why = format!("source of camera {} is {:?}; write file:PATH", camera.id, camera.source);
-            return Some(("source", why));
+        if !(1..=1024).contains(&file.capacity.cores) {
+            let why = format!("cores is {}, it must be between 1 and 1024", file.capacity.cores);
+            return Some(Misfit::new("capacity.cores", why, "leave it out to use all cores"));
         }
+        let cameras = file.camera.iter().enumerate();
+        let buses = file.bus.iter().enumerate();
+        cameras
+            .filter_map(|(number, camera)| camera_misfit(number, camera))
+            .chain(buses.filter_map(|(number, bus)| tx_misfit(number, bus)))
+            .next()
+    })
+}
+
+fn camera_misfit(number: usize, camera: &CameraSection) -> Option<Misfit> {
+    let CameraSection { id, source, fps, .. } = camera;
+    if !(1..=240).contains(fps) {
+        let why = format!("fps of camera {id} is {fps}, it must be between 1 and 240");
+        return Some(Misfit::new(format!("camera.{number}.fps"), why, "write 10, or leave it out"));
     }
-    let not_an_app = file.bus.iter().flat_map(|bus| &bus.tx).find(|rule| !is_app(&rule.app))?;
-    Some(("tx", format!("{:?} is not an app; write tenant/app", not_an_app.app)))
+    let why = format!("source of camera {id} is {source:?}, which names no file");
+    let is_file = source.starts_with("file:");
+    (!is_file).then(|| Misfit::new(format!("camera.{number}.source"), why, "write source = \"file:PATH\""))
+}
+
+fn tx_misfit(number: usize, bus: &BusSection) -> Option<Misfit> {
+    let rule = bus.tx.iter().find(|rule| !is_app(&rule.app))?;
+    let why = format!("{:?} is not an app", rule.app);
+    Some(Misfit::new(format!("bus.{number}.tx"), why, "write tenant/app"))
 }
 
 fn is_app(text: &str) -> bool {
     use policies::id::{AppName, TenantId};
     text.split_once('/').is_some_and(|(t, a)| TenantId::new(t).is_ok() && AppName::new(a).is_ok())
-}
-
-/// Where a key is first set, as well as that can be told from the text.
-fn find_key(text: &str, key: &str) -> std::ops::Range<usize> {
-    let mut start = 0;
-    for line in text.split_inclusive('\n') {
-        let lead = line.len() - line.trim_start().len();
-        let rest = line[lead..].strip_prefix(key).map(str::trim_start);
-        if rest.is_some_and(|rest| rest.starts_with('=')) {
-            return start + lead..start + lead + key.len();
-        }
-        start += line.len();
-    }
-    0..0
 }
 
 fn toml_error(text: &str, path: &Path, error: &toml::de::Error) -> FileError {

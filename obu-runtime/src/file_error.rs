@@ -67,10 +67,11 @@ impl Diagnostic for FileError {
 }
 
 impl FileError {
-    /// The file as a whole is wrong, or cannot be read.
+    /// The file as a whole is wrong, or cannot be read. Where the reason ends in what to write instead (`...; write
+    /// 300m`), that is the suggestion.
     pub fn whole(file: &Path, what: &'static str, why: impl Into<String>) -> Self {
-        let why = why.into();
-        Self { file: file.into(), line: 0, column: 0, what, why, suggestion: None, shown: None }
+        let (why, suggestion) = advice(why.into());
+        Self { file: file.into(), line: 0, column: 0, what, why, suggestion, shown: None }
     }
 
     /// The bytes `place` of `text` are wrong. A place beyond the end means the end.
@@ -96,16 +97,25 @@ impl FileError {
         error
     }
 
-    /// With a suggestion, if there is one.
+    /// With this suggestion, if there is one.
     #[must_use]
     pub fn suggest(mut self, suggestion: Option<String>) -> Self {
-        self.suggestion = suggestion;
+        self.suggestion = suggestion.or(self.suggestion);
         self
     }
 
     /// What the author can do about it.
     pub fn fix(&self) -> Option<String> {
         self.suggestion.clone()
+    }
+}
+
+/// Parts a reason from the advice at its end. Types that are read from files say both in one text, because a parser
+/// passes on nothing else.
+fn advice(why: String) -> (String, Option<String>) {
+    match why.split_once("; write ") {
+        Some((why, instead)) => (why.to_owned(), Some(format!("write {instead}"))),
+        None => (why, None),
     }
 }
 
@@ -170,6 +180,16 @@ mod tests {
         assert_eq!(error.to_string(), "x.yaml:2:4: cannot read: it is not a number");
         let report = format!("{:?}", miette::Report::new(error.suggest(Some("write 2".into()))));
         assert!(report.contains("zwei") && report.contains("write 2"), "{report}");
+    }
+
+    #[test]
+    fn advice_at_the_end_of_a_reason_is_the_suggestion() {
+        let error = FileError::whole(Path::new("x.yaml"), "read", "\"300q\" is not a CPU share; write 300m");
+        assert_eq!(error.to_string(), "x.yaml: cannot read: \"300q\" is not a CPU share");
+        assert_eq!(error.fix().as_deref(), Some("write 300m"));
+        let error = error.suggest(None);
+        assert_eq!(error.fix().as_deref(), Some("write 300m"));
+        assert_eq!(error.suggest(Some("write 400m".into())).fix().as_deref(), Some("write 400m"));
     }
 
     #[test]

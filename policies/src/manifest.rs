@@ -397,12 +397,15 @@ fn value(place: String, got: impl core::fmt::Display, expected: &'static str) ->
     ManifestError::Value { place, got: alloc::format!("{got}"), expected }
 }
 
+const NOT_ABSOLUTE: &str =
+    "is not an absolute path inside the app's root; write one below /app, where the bundle is";
+
 fn check_command(place: &str, command: &[String]) -> Result<(), ManifestError> {
     let Some(program) = command.first() else {
         return Err(value(place.into(), "[]", "has no program; write [/app/program, argument, ...]"));
     };
     if !program.starts_with('/') {
-        return Err(value(place.into(), program, "is not an absolute path inside the app's root"));
+        return Err(value(place.into(), program, NOT_ABSOLUTE));
     }
     if command.iter().any(|word| word.contains('\0')) {
         return Err(value(place.into(), "a NUL character", "cannot stand in a command"));

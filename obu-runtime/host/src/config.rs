@@ -1,6 +1,8 @@
 //! The node's configuration file, as far as host itself acts on it. Everything else in the file is passed on as
 //! text to the faces that it concerns.
 
+mod misfit;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use serde::Deserialize;
 
 use crate::cgroup::detect::Wanted;
 use crate::fault::{Explain, FileError};
+
+pub use misfit::{Misfit, misfit, place};
 
 /// Largest configuration file. It travels to node inside one packet.
 const CONFIG_LEN_MAX: u64 = 128 << 10;
@@ -195,7 +199,7 @@ pub enum ConfigError {
         /// Its length.
         got: u64,
     },
-    /// It is not TOML, lacks a key, or has one that host does not know.
+    /// It is not TOML, lacks a key, has one that host does not know, or a value that cannot be.
     #[error("{}:{line}:{column}: {why}", path.display())]
     Text {
         /// The file.
@@ -204,22 +208,10 @@ pub enum ConfigError {
         line: usize,
         /// Column, from 1.
         column: usize,
-        /// The parser's words.
+        /// What is wrong there.
         why: String,
-        /// A key that exists and looks like the wrong one.
-        meant: Option<String>,
-    },
-    /// A value that cannot be.
-    #[error("{}: {key} is {got}, {expected}", path.display())]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: &'static str,
-        /// The value.
-        got: String,
-        /// What would be right.
-        expected: &'static str,
+        /// What to write instead, if that can be guessed.
+        fix: Option<String>,
     },
 }
 
@@ -227,8 +219,8 @@ impl Explain for ConfigError {
     fn fix(&self) -> Option<String> {
         match self {
             Self::File(error) => error.fix(),
-            Self::Text { meant, .. } => meant.as_ref().map(|key| format!("did you mean `{key}`?")),
-            Self::Long { .. } | Self::Value { .. } => None,
+            Self::Text { fix, .. } => fix.clone(),
+            Self::Long { .. } => None,
         }
     }
 }
@@ -287,6 +279,11 @@ impl Config {
         let at = |error: toml::de::Error| text_error(path, text, &error);
         let raw: Raw = toml::from_str(text).map_err(at)?;
         let whole: toml::Table = toml::from_str(text).map_err(at)?;
+        if let Some(Misfit { key, why, fix }) =
+            misfit(Some(&raw.api_version), &raw.node, &raw.host, &raw.control)
+        {
+            return Err(error_at(path, text, place(text, &key).start, why, fix));
+        }
         let base = path.parent().unwrap_or(Path::new("."));
         let mut config = Self {
             tls: tls_files([("car", &raw.car), ("outside", &raw.outside)], base),
@@ -299,37 +296,8 @@ impl Config {
             control: raw.control,
             whole,
         };
-        config.check(&raw.api_version, path)?;
         config.make_absolute(base);
         Ok(config)
-    }
-
-    fn check(&self, api_version: &str, path: &Path) -> Result<(), ConfigError> {
-        let wrong = |key, got: String, expected| {
-            Err(ConfigError::Value { path: path.to_owned(), key, got, expected })
-        };
-        if api_version != policies::manifest::API_VERSION {
-            return wrong("apiVersion", format!("{api_version:?}"), "this release reads \"verge/v1\"");
-        }
-        if !(1..=1000).contains(&self.node.time_scale) {
-            return wrong("node.time_scale", self.node.time_scale.to_string(), "1 to 1000 are possible");
-        }
-        let (base, count) = (self.host.uid_base, self.host.uid_count);
-        if base < 1000 || base.checked_add(count).is_none() {
-            return wrong("host.uid_base", base.to_string(), "uids below 1000 belong to the system");
-        }
-        if count < UIDS_MIN {
-            return wrong("host.uid_count", count.to_string(), "at least 512 are needed");
-        }
-        if let Some(mode) = &self.control.mode
-            && !u32::from_str_radix(mode, 8).is_ok_and(|bits| bits <= 0o777)
-        {
-            return wrong("control.mode", format!("{mode:?}"), "write an octal mode such as \"0660\"");
-        }
-        if self.host.cgroup.split('/').any(|part| part == "..") {
-            return wrong("host.cgroup", format!("{:?}", self.host.cgroup), "`..` cannot stand in it");
-        }
-        Ok(())
     }
 
     fn make_absolute(&mut self, base: &Path) {
@@ -396,13 +364,17 @@ fn tls_files(sections: [(&str, &Option<Tls>); 2], base: &Path) -> BTreeMap<Strin
 }
 
 fn text_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
-    let at = error.span().map_or(0, |span| span.start).min(text.len());
-    let before = text.get(..at).unwrap_or(text);
+    let why = error.message().to_owned();
+    let fix = suggestion(&why).map(|key| format!("did you mean `{key}`?"));
+    error_at(path, text, error.span().map_or(0, |span| span.start), why, fix)
+}
+
+/// What is wrong at this byte of the text.
+fn error_at(path: &Path, text: &str, at: usize, why: String, fix: Option<String>) -> ConfigError {
+    let before = text.get(..at.min(text.len())).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
-    let why = error.message().to_owned();
-    let meant = suggestion(&why);
-    ConfigError::Text { path: path.to_owned(), line, column, why, meant }
+    ConfigError::Text { path: path.to_owned(), line, column, why, fix }
 }
 
 /// The known key that looks most like the unknown one, both taken from the parser's message.
@@ -482,7 +454,9 @@ unenforceable = "refuse"
             ("state_dir", "stat_dir", "did you mean `state_dir`?"),
             ("\"a1\"", "\"A1\"", "4:6"),
             ("\"multicast\"", "\"canopen\"", "canopen"),
-            ("verge/v1", "verge/v2", "apiVersion is \"verge/v2\""),
+            ("verge/v1", "verge/v2", "2:1: apiVersion is \"verge/v2\""),
+            ("[[bus]]", "uid_base = 10\n[[bus]]", "10:1: uid_base is 10"),
+            ("[[bus]]", "uid_base = 10\n[[bus]]", "200000"),
             ("[node]", "[nod]", "missing field `node`"),
             ("port = 43113", "port = 431130", "16 bit"),
             ("[node]", "[node", "3:"),

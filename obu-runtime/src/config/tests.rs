@@ -81,22 +81,23 @@ fn host_reads_the_same_file_and_its_parts_read_here() {
 #[test]
 #[rustfmt::skip]
 fn mistake_table() {
-    check("verge/v1",        "verge/v2",      "1:1",  "this release reads \"verge/v1\"", "");
+    check("verge/v1",        "verge/v2",      "1:1",  "this release reads \"verge/v1\"", "write apiVersion = \"verge/v1\"");
     check("[node]",          "[nod]",         "2:2",  "unknown field `nod`",        "did you mean `node`?");
     check("id = \"a1\"",     "idd = \"a1\"",  "3:1",  "unknown field `idd`",        "did you mean `id`?");
     check("\"a1\"",          "\"A1\"",        "3:6",  "A1",                         "");
     check("role = \"obu\"",  "role = \"oub\"", "5:8", "unknown variant `oub`",      "did you mean `obu`?");
     check("record = true",   "record = 1",    "8:10", "expected a boolean",         "");
-    check("cores = 4",       "cores = 0",     "12:1", "between 1 and 1024",         "");
-    check("\"1Gi\"",         "\"1Gb\"",       "13:10", "1.5Gi",                     "");
+    check("cores = 4",       "cores = 0",     "12:1", "between 1 and 1024",         "leave it out");
+    check("\"1Gi\"",         "\"1Gb\"",       "13:10", "\"1Gb\" is not an amount", "write 96Mi, 1.5Gi");
     check("kind = \"multicast\"", "kind = \"canopen\"", "16:8", "unknown variant `canopen`", "one of: multicast, socketcan");
-    check("port = 43113",    "port = 431130", "18:8", "431130",                     "");
-    check("239.74.163.2",    "10.0.0.1",      "14:1", "10.0.0.1 is not a multicast address", "");
-    check("port = 43113",    "",              "14:1", "kind multicast needs group and port", "");
+    check("port = 43113",    "port = 431130", "18:8", "431130 is not a port",       "write 1 to 65535");
+    check("port = 43113",    "port = 0",      "18:8", "0 is not a port",            "write 1 to 65535");
+    check("239.74.163.2",    "10.0.0.1",      "14:1", "10.0.0.1 is not a multicast address", "write 224.0.0.0");
+    check("port = 43113",    "",              "14:1", "kind multicast needs group and port", "write group");
     check("interface = ",    "interfce = ",   "25:1", "unknown field `interfce`",   "did you mean `interface`?");
-    check("oem/wiper",       "wiper",         "21:1", "\"wiper\" is not an app",    "");
-    check("file:clip.mjpeg", "clip.mjpeg",    "28:1", "write file:PATH",            "");
-    check("fps = 25",        "fps = 0",       "29:1", "between 1 and 240",          "");
+    check("oem/wiper",       "wiper",         "21:1", "\"wiper\" is not an app",    "write tenant/app");
+    check("file:clip.mjpeg", "clip.mjpeg",    "28:1", "\"clip.mjpeg\", which names no file", "file:PATH");
+    check("fps = 25",        "fps = 0",       "29:1", "between 1 and 240",          "write 10");
     check("fps = 25",        "fsp = 25",      "29:1", "unknown field `fsp`",        "did you mean `fps`?");
     check("127.0.0.1:7001",  "127.0.0.1",     "31:10", "socket address",            "");
     check("Vehicle.**",      "**",            "45:21", "not a VSS path",             "");
@@ -106,6 +107,40 @@ fn mistake_table() {
     check("cores = 4",       "cores = 4\ncores = 5", "13:1", "duplicate key",       "");
     check("[capacity]",      "[capacity",     "11:",  "",                           "");
     check("car = \"car-a\"", "car = \"car-a", "4:",   "",                           "");
+}
+
+/// What host refuses is refused here with the same words at the same place.
+// tests: P4-01
+#[test]
+#[rustfmt::skip]
+fn host_table() {
+    same("[capacity]",      "uid_base = 999\n[capacity]",        "11:1", "uid_base is 999",     "200000");
+    same("[capacity]",      "uid_base = 4294967000\n[capacity]", "11:1", "beyond the highest",  "200000");
+    same("[capacity]",      "uid_count = 511\n[capacity]",       "11:1", "at least 512",        "65536");
+    same("[capacity]",      "cgroup = \"a/../b\"\n[capacity]",   "11:1", "`..` would lead out", "without `..`");
+    same("[capacity]",      "[control]\nmode = \"0888\"\n[capacity]", "12:1", "no octal mode",   "write mode = \"0660\"");
+    same("[capacity]",      "[control]\nmode = \"01777\"\n[capacity]", "12:1", "no octal mode",  "write mode = \"0660\"");
+    same("[capacity]",      "[control]\nmode = \"+660\"\n[capacity]", "12:1", "no octal mode",   "write mode = \"0660\"");
+    same("record = true",   "time_scale = 0",                   "8:1",  "between 1 and 1000",  "write 1");
+    same("verge/v1",        "verge/v2",                         "1:1",  "this release reads",  "write apiVersion");
+}
+
+#[track_caller]
+fn same(old: &str, new: &str, place: &str, why: &str, help: &str) {
+    use obu_host::config::Config;
+    use obu_host::fault::Explain as _;
+    check(old, new, place, why, help);
+    let (text, path) = (GOOD.replacen(old, new, 1), Path::new("node.toml"));
+    let ours = load(&text, path).expect_err(new);
+    let hosts = Config::parse(&text, path).expect_err(new);
+    assert_eq!(hosts.to_string(), format!("node.toml:{}:{}: {}", ours.line, ours.column, ours.why));
+    assert_eq!(hosts.fix(), ours.fix());
+}
+
+#[test]
+fn a_mistake_in_the_second_of_a_kind_is_found_there() {
+    let second = "[[camera]]\nid = \"rear\"\nsource = \"file:clip.mjpeg\"\nfps = 0\n[effects]";
+    check("[effects]", second, "33:1", "fps of camera rear is 0", "write 10");
 }
 
 #[track_caller]

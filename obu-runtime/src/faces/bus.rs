@@ -70,7 +70,8 @@ impl BusFaceError {
                 Some("write tx = [{ app = \"tenant/app\", id = 0x2A0, rate_per_s = 10 }]".into())
             }
             Self::Missing { .. } => Some("use the verge-host of the same release".into()),
-            Self::Config(_) | Self::Channel(_) | Self::Read { .. } => None,
+            Self::Config(error) => error.fix(),
+            Self::Channel(_) | Self::Read { .. } => None,
         }
     }
 }

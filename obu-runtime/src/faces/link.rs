@@ -66,7 +66,8 @@ impl LinkError {
             }
             Self::Material { .. } => Some("name ca, cert and key in [outside]; verge pki makes them".into()),
             Self::Carrier(error) => error.fix(),
-            Self::Config(_) | Self::Channel(_) => None,
+            Self::Config(error) => error.fix(),
+            Self::Channel(_) => None,
         }
     }
 }

@@ -88,10 +88,10 @@ fn mistake_table() {
     check("driving",      "drivng",             "8:12", "unknown value `drivng`",    "did you mean `driving`?");
     check("ON_FAILURE",   "on_failure",         "10:14", "unknown value `on_failure`", "did you mean `ON_FAILURE`?");
     check("process",      "procss",             "4:11", "unknown value `procss`",    "process");
-    check("300m",         "300x",               "9:",   "\"300x\" is not a CPU share", "");
-    check("96Mi",         "96Mb",               "9:",   "\"96Mb\" is not an amount", "");
-    check("96Mi",         "[96]",               "9:36", "this is not a quantity",    "");
-    check("20ms",         "20",                 "26:",  "\"20\" is not a duration",  "");
+    check("300m",         "300x",               "9:",   "\"300x\" is not a CPU share", "write 300m");
+    check("96Mi",         "96Mb",               "9:",   "\"96Mb\" is not an amount", "write 96Mi");
+    check("96Mi",         "[96]",               "9:36", "this is not a quantity",    "write a text such as 300m");
+    check("20ms",         "20",                 "26:",  "\"20\" is not a duration",  "write 20ms");
     check("pids: 32",     "pids: many",         "9:48", "this is not a whole number", "");
     check("pids: 32",     "pid: 32",            "9:",   "unknown key `pid`",         "did you mean `pids`?");
     check("pids: 32",     "pids: 0",            "9:42", "is not between 1 and 32768", "");
@@ -107,12 +107,12 @@ fn mistake_table() {
     check("bundle: ./\n", "bundle: ./gone\n",   " ", "\"./gone\" is not beside the manifest", "");
     check("base: python", "base: pyhton",       " ", "\"pyhton\" is not beside",  "");
     check("lane.wasm",    "lane.wsm",           " ", "\"lane.wsm\" is not beside", "");
-    check("/usr/bin/python3", "python3",        "7:5",  "not an absolute path",      "");
-    check("      - /app/heartbeat", "      []", "20:5", "has no program",            "");
+    check("/usr/bin/python3", "python3",        "7:5",  "not an absolute path",      "write one below /app");
+    check("      - /app/heartbeat", "      []", "20:5", "has no program",            "write [/app/program");
     check("speedometer:", "Speedo.meter:",      "3:3",  "Speedo.meter",              "");
     check("LEVEL: 2",     "LEV-EL: 2",          "16:5", "is not a variable name",    "");
-    check("    env:\n      LEVEL: 2", "    env:", "16:8", "this is not a map",       "");
-    check("apps:",        "---\napps:",         "2:1",  "a second document begins here", "");
+    check("    env:\n      LEVEL: 2", "    env:", "16:8", "this is not a map",       "write `key: value`");
+    check("apps:",        "---\napps:",         "2:1",  "a second document begins here", "write one manifest per file");
 }
 
 #[track_caller]

@@ -91,7 +91,8 @@ impl NodeError {
             Self::Realm { fix, .. } => fix.clone().or_else(|| {
                 Some("look at [car] in the configuration: addresses in use, certificates, authority".into())
             }),
-            Self::Channel(_) | Self::Config(_) => None,
+            Self::Config(error) => error.fix(),
+            Self::Channel(_) => None,
         }
     }
 }

@@ -333,12 +333,17 @@ pub fn load_file(path: &Path) -> Result<NodeFile, FileError> {
     Ok(file)
 }
 
-/// Checks what the file's buses name: that each DBC compiles and its overlay fits. Files that are not on this
-/// machine are left to the one where the node will run.
+/// Reads the whole file and looks into the files that it names: all that can be said about a node before it runs.
 ///
 /// # Errors
-/// [`FileError`] about the first file that cannot be used.
-pub fn check_buses(file: &NodeFile, path: &Path) -> Result<(), FileError> {
+/// As [`load_file`], or about the first file named in it that cannot be used.
+pub fn check_file(path: &Path) -> Result<(), FileError> {
+    check_buses(&load_file(path)?, path)
+}
+
+/// Checks what the file's buses name: that each DBC compiles and its overlay fits. Files that are not on this
+/// machine are left to the one where the node will run.
+fn check_buses(file: &NodeFile, path: &Path) -> Result<(), FileError> {
     let base = path.parent().unwrap_or(Path::new("."));
     let named = |name: &Option<PathBuf>| {
         let name = name.as_ref()?;

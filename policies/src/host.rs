@@ -309,12 +309,15 @@ pub enum HostEvent {
         /// Which.
         face: Face,
     },
-    /// A face is gone; host starts it again by itself, with back-off.
+    /// A face is gone, or could not be started; host starts it again by itself, with back-off. Told again to every new
+    /// node process while the face is away.
     FaceExited {
         /// Which.
         face: Face,
         /// How.
         exit: Exit,
+        /// Why, if the face or its start said so; with the fix, where one is known.
+        why: Option<String>,
     },
     /// Answer to [`HostCommand::Sample`].
     Sampled {

@@ -51,13 +51,22 @@ impl<'a> NodeBuilder<'a> {
 
     /// With the bus of the road.
     #[must_use]
-    pub fn with_bus(mut self) -> Self {
+    pub fn with_bus(self) -> Self {
         let can = root().join("can-bridge/dbc/verge-demo");
+        let mut node = self.with_bus_of(&can.with_extension("dbc"));
+        if let Some(bus) = node.sections.last_mut() {
+            *bus += &format!("mapping = \"{}.vss.json\"\n", can.display());
+        }
+        node
+    }
+
+    /// With the bus of the road, described by this DBC file alone.
+    #[must_use]
+    pub fn with_bus_of(mut self, dbc: &Path) -> Self {
+        let Road { group, port, .. } = self.road;
         self.sections.push(format!(
-            "[[bus]]\nname = \"can0\"\nkind = \"multicast\"\ngroup = \"{}\"\nport = {}\ndbc = \"{can}.dbc\"\nmapping = \"{can}.vss.json\"\n",
-            self.road.group,
-            self.road.port,
-            can = can.display(),
+            "[[bus]]\nname = \"can0\"\nkind = \"multicast\"\ngroup = \"{group}\"\nport = {port}\ndbc = \"{}\"\n",
+            dbc.display(),
         ));
         self
     }

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 
 use tests::app::App;
 use tests::needs;
+use tests::node::NodeUnderTest;
 use tests::road::{Programs, Road, Said, free_port, material, programs, superuser};
 use tests::wait::until;
 
@@ -49,6 +50,44 @@ fn validate_looks_into_the_files_that_a_node_file_names() {
             }
         }
     }
+}
+
+// tests: P4-01
+#[test]
+fn a_node_is_not_run_with_what_validate_refuses() {
+    needs!("a_node_is_not_run_with_what_validate_refuses", programs());
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("a file");
+    // Host would refuse the missing key, so that this ends either way.
+    write("node.toml", &format!("{NODE}[host]\ntrusted_keys = [\"missing.pem\"]\n"));
+    write("car.dbc", &DBC.replace("0|16@", "0|99@"));
+    write("car.json", OVERLAY);
+    let validate = verge(dir.path(), &["validate", "node.toml"]);
+    let run = verge(dir.path(), &["node", "run", "-c", "node.toml"]);
+    assert!(run.err.contains("car.dbc:4"), "{run:?}");
+    assert_eq!((run.code, &run.err), (1, &validate.err));
+    assert!(!dir.path().join("run").exists(), "host began");
+}
+
+// tests: P1-21
+#[test]
+fn a_bus_that_cannot_serve_is_named_with_its_reason() {
+    let name = "a_bus_that_cannot_serve_is_named_with_its_reason";
+    needs!(name, programs(), superuser());
+    let road = Road::new();
+    let dbc = road.file("car.dbc", DBC.replace("0|16@", "0|99@"));
+    let node = road.node().with_bus_of(&dbc).start();
+    let why = |node: &NodeUnderTest<'_>| node.json(&["get", "nodes"])[0]["why"].as_str().map(str::to_owned);
+    let named = |why: &String| why.starts_with("bus: ") && why.contains("car.dbc:4");
+    until("the bus is named with its reason", || why(&node).filter(named));
+    node.kill_face("node");
+    until("the next node process knows it as well", || why(&node).filter(named));
+    std::fs::write(&dbc, DBC).expect("a file");
+    until("nothing is wrong any more", || {
+        let row = node.json(&["get", "nodes"])[0].clone();
+        (row["why"] == "" && row["bus"] == true).then_some(())
+    });
+    node.stop();
 }
 
 // tests: P1-06

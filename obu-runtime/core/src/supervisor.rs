@@ -182,6 +182,8 @@ pub struct Supervisor {
     imports: BTreeMap<Digest, Import>,
     faces_wanted: BTreeSet<Face>,
     faces_up: BTreeSet<Face>,
+    /// Faces that are away, with the last reason. Host bounds them: it has a face per kind, and a bounded number of tenants.
+    faces_lost: BTreeMap<Face, String>,
     ladder: Option<Ladder>,
     pressure: Pressure,
     sample_at: Timestamp,
@@ -213,6 +215,7 @@ impl Supervisor {
             imports: BTreeMap::new(),
             faces_wanted: BTreeSet::new(),
             faces_up: BTreeSet::new(),
+            faces_lost: BTreeMap::new(),
             ladder: ladder.ok(),
             pressure: Pressure::default(),
             sample_at: Timestamp::ZERO,
@@ -268,6 +271,11 @@ impl Supervisor {
     /// Whether a face is up.
     pub fn is_up(&self, face: &Face) -> bool {
         self.faces_up.contains(face)
+    }
+
+    /// Faces that should be there and are away, with the last reason.
+    pub fn faces_lost(&self) -> Vec<(Face, String)> {
+        self.faces_lost.iter().map(|(face, why)| (face.clone(), why.clone())).collect()
     }
 
     /// The machine's pressure, and what is done about it.

@@ -60,6 +60,11 @@ pub fn refuse(what: impl Into<String>, why: impl Into<String>, fix: Option<&str>
     HostRefusal { what: what.into(), why: shorten(why.into()), fix: fix.map(str::to_owned) }
 }
 
+/// What a face says about itself, fit for one line of a log or a table: a face may be hostile.
+pub fn one_line(text: String) -> String {
+    shorten(text).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// Cuts `text` at [`REASON_LEN_MAX`] characters.
 pub fn shorten(text: String) -> String {
     match text.char_indices().nth(REASON_LEN_MAX) {

@@ -15,7 +15,7 @@ use crate::check;
 use crate::devices::{self, DeviceError};
 use crate::effects::Effects;
 use crate::faces::{self, Faces};
-use crate::fault::{Explain, FileError};
+use crate::fault::{Explain, FileError, one_line};
 use crate::ground::Ground;
 use crate::import::Imports;
 use crate::outbox::{Outbox, Say};
@@ -283,6 +283,8 @@ impl Server {
                 for face in self.faces.running().into_iter().filter(|face| *face != Face::Node) {
                     self.out.event(HostEvent::FaceStarted { face });
                 }
+                // So is who is away, and why.
+                self.faces.lost().for_each(|event| self.out.event(event));
                 self.apps.hand_over(&self.ground, &mut self.out);
             }
             Face::Bus => {
@@ -324,10 +326,10 @@ impl Server {
             ToHost::Ready => {}
             ToHost::Failed { what, why, fix } => {
                 let fix = fix.map(|fix| format!("; fix: {fix}")).unwrap_or_default();
-                eprintln!(
-                    "verge-host: {face} cannot serve: {}",
-                    crate::fault::shorten(format!("{what}: {why}{fix}"))
-                );
+                eprintln!("verge-host: {face} cannot serve: {}", one_line(format!("{what}: {why}{fix}")));
+                if let Some(process) = self.faces.get(face) {
+                    process.fails(one_line(format!("{why}{fix}")));
+                }
             }
         }
     }

@@ -195,7 +195,7 @@ pub(super) fn validate(files: &[PathBuf], output: Format) -> Result<ExitCode, Fa
     let mut wrong = 0;
     for path in files {
         let checked = if path.extension().is_some_and(|e| e == "toml") {
-            crate::config::load_file(path).and_then(|file| crate::config::check_buses(&file, path))
+            crate::config::check_file(path)
         } else {
             manifest_file::load_file(path).and_then(|file| file.check_alone().map(|_| ()))
         };

@@ -92,7 +92,7 @@ fn print(client: &Client, what: What, json: &Json) {
         return report::line(json);
     }
     let head: &[&str] = match what {
-        What::Nodes => &["node", "car", "realm", "role", "state", "cores", "queue_us", "cpu"],
+        What::Nodes => &["node", "car", "realm", "role", "state", "cores", "queue_us", "cpu", "why"],
         What::Apps => &["app", "class", "state", "restarts", "cpu_us", "memory", "pids", "degraded", "why"],
         What::Functions => &["function", "effect", "service_us", "state", "bundle"],
         What::Tasks => &["task", "function", "outcome", "node", "took_us", "why"],

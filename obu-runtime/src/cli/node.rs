@@ -19,7 +19,7 @@ pub(super) enum NodeCommand {
 
 pub(super) fn run(command: NodeCommand) -> Result<(), Failure> {
     let NodeCommand::Run { config } = command;
-    crate::config::load_file(&config)?;
+    crate::config::check_file(&config)?;
     let host = host_binary()?;
     let verge = std::env::current_exe().map_err(|e| Failure::new(format!("cannot find myself: {e}")))?;
     let error =

@@ -32,6 +32,8 @@ pub struct NodeView {
     pub bus: bool,
     /// Whether it has a camera process that is up.
     pub camera: bool,
+    /// Processes of it that should be there and are away, with the last reason; host starts them again.
+    pub faces_lost: Vec<(Face, String)>,
     /// Version of the desired state.
     pub desired_version: u64,
     /// Apps and functions kept.
@@ -163,6 +165,7 @@ impl Live {
             incarnation: self.life,
             bus: self.config.bus && self.supervisor.is_up(&Face::Bus),
             camera: self.config.camera && self.supervisor.is_up(&Face::Camera),
+            faces_lost: self.supervisor.faces_lost(),
             desired_version: self.desired.version,
             apps: count(self.desired.manifest.apps.len()),
             functions: count(self.desired.manifest.functions.len()),

@@ -67,6 +67,7 @@ impl Supervisor {
 
     pub(super) fn face_up(&mut self, now: Timestamp, face: Face) {
         self.faces_up.insert(face.clone());
+        self.faces_lost.remove(&face);
         self.outputs.push_back(Output::FaceUp(face.clone()));
         let names = self.by_class();
         match &face {
@@ -89,8 +90,9 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn face_down(&mut self, face: Face) {
+    pub(super) fn face_down(&mut self, face: Face, why: String) {
         self.faces_up.remove(&face);
+        self.faces_lost.insert(face.clone(), why);
         if let Face::Border(tenant) = &face {
             for kept in self.apps.values_mut().filter(|kept| kept.app.tenant == *tenant) {
                 kept.island = false;

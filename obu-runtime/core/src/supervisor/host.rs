@@ -41,7 +41,9 @@ impl Supervisor {
                 self.decide(DecisionKind::Refuse, command, text(&refusal));
             }
             HostEvent::FaceStarted { face } => self.face_up(now, face),
-            HostEvent::FaceExited { face, .. } => self.face_down(face),
+            HostEvent::FaceExited { face, exit, why } => {
+                self.face_down(face, why.unwrap_or_else(|| exit_text(exit)));
+            }
             HostEvent::Sampled { apps, pressure } => self.sampled(now, apps, pressure),
             HostEvent::Ending { .. } if self.closing => {}
             HostEvent::Ending { grace } => {
@@ -61,6 +63,7 @@ impl Supervisor {
         self.sample_at = now + SAMPLE_EVERY;
         self.imports.clear();
         self.faces_up.clear();
+        self.faces_lost.clear();
         let wanted = core::mem::take(&mut self.faces_wanted);
         wanted.iter().for_each(|face| self.want_face(face));
         let mut adopted: BTreeMap<AppRef, u64> = adopted.into_iter().collect();

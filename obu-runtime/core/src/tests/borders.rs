@@ -111,7 +111,7 @@ fn who_gives_up_gets_no_answer_and_its_task_is_cancelled() {
 fn frames_under_way_are_answered_when_the_bus_process_dies() {
     let mut rig = rig_with_transmit();
     let request = rig.ask("a1", "speedo", frame("can0", 0x100));
-    rig.feed("a1", Input::Host(HostEvent::FaceExited { face: Face::Bus, exit: Exit::Signal(9) }));
+    rig.feed("a1", Input::Host(HostEvent::FaceExited { face: Face::Bus, exit: Exit::Signal(9), why: None }));
     assert!(said(&rig, request).contains("may have been sent"));
     let request = rig.ask("a1", "speedo", frame("can0", 0x100));
     assert!(said(&rig, request).contains("not running"));

@@ -47,7 +47,7 @@ fn host_event() -> impl Strategy<Value = HostEvent> {
             enforced: Vec::new()
         }),
         face.clone().prop_map(|face| HostEvent::FaceStarted { face }),
-        (face, exit).prop_map(|(face, exit)| HostEvent::FaceExited { face, exit }),
+        (face, exit).prop_map(|(face, exit)| HostEvent::FaceExited { face, exit, why: None }),
         (pick(&APPS), any::<bool>()).prop_map(|(app, frozen)| HostEvent::FreezeChanged {
             app: app_ref(app),
             frozen,

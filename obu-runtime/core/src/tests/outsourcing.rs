@@ -140,7 +140,10 @@ fn a_dead_worker_process_does_not_lose_its_tasks() {
     rig.run_for(10 * MS);
     let face = Face::Worker(tenant());
     for name in ["a1", "a2"] {
-        rig.feed(name, Input::Host(HostEvent::FaceExited { face: face.clone(), exit: Exit::Signal(9) }));
+        rig.feed(
+            name,
+            Input::Host(HostEvent::FaceExited { face: face.clone(), exit: Exit::Signal(9), why: None }),
+        );
     }
     rig.run_for(20 * MS);
     for name in ["a1", "a2"] {

@@ -175,11 +175,37 @@ fn an_app_frozen_by_hand_stays_frozen_through_thaw_and_reboot() {
 fn a_border_that_comes_back_gets_its_islands_again() {
     let mut rig = Rig::new(&["a1"]);
     let face = Face::Border(tenant());
-    rig.feed("a1", Input::Host(HostEvent::FaceExited { face: face.clone(), exit: Exit::Signal(11) }));
+    rig.feed(
+        "a1",
+        Input::Host(HostEvent::FaceExited { face: face.clone(), exit: Exit::Signal(11), why: None }),
+    );
     assert!(rig.site("a1").node.apps().iter().all(|view| !view.island));
     rig.feed("a1", Input::Host(HostEvent::FaceStarted { face }));
     rig.run_for(50 * MS);
     assert!(rig.site("a1").node.apps().iter().all(|view| view.island && view.state == "running"));
+}
+
+// tests: P1-21
+#[test]
+fn a_face_that_is_away_is_named_with_its_last_reason() {
+    let mut rig = Rig::new(&["a1"]);
+    let lost = |rig: &mut Rig| {
+        let now = Timestamp::from_micros(rig.now);
+        let lost = rig.site("a1").node.status(now).unwrap().faces_lost;
+        lost.into_iter().map(|(face, why)| alloc::format!("{face}: {why}")).collect::<Vec<_>>()
+    };
+    let exit = |face, exit, why: Option<&str>| {
+        Input::Host(HostEvent::FaceExited { face, exit, why: why.map(String::from) })
+    };
+    assert!(lost(&mut rig).is_empty());
+    rig.feed("a1", exit(Face::Bus, Exit::Code(1), Some("car.dbc:4: a signal of 99 bits")));
+    rig.feed("a1", exit(Face::Camera, Exit::Signal(9), None));
+    assert_eq!(lost(&mut rig), ["bus: car.dbc:4: a signal of 99 bits", "camera: ended by signal 9"]);
+    rig.feed("a1", exit(Face::Bus, Exit::Unknown, Some("cannot open can0")));
+    rig.feed("a1", Input::Host(HostEvent::FaceStarted { face: Face::Camera }));
+    assert_eq!(lost(&mut rig), ["bus: cannot open can0"]);
+    rig.boot("a1");
+    assert!(lost(&mut rig).is_empty());
 }
 
 #[test]

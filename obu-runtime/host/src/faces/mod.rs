@@ -20,7 +20,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use crate::cgroup::Place;
 use crate::channel::Channel;
 use crate::devices;
-use crate::fault::{refusal, refuse};
+use crate::fault::{one_line, refusal, refuse};
 use crate::ground::{Ground, TENANTS_MAX};
 use crate::outbox::Outbox;
 use crate::sandbox::{Outcome, SandboxError, Spawned, begin, outcome};
@@ -55,9 +55,16 @@ pub struct Process {
     start: Option<(OwnedFd, OwnedFd, Vec<u8>)>,
     born: Instant,
     ending: bool,
+    /// Why it cannot serve, in its own words or those of its start.
+    failed: Option<String>,
 }
 
 impl Process {
+    /// Keeps why it cannot serve, for the report of its end.
+    pub fn fails(&mut self, why: String) {
+        self.failed = Some(why);
+    }
+
     /// Ends it at once. It is told once: until the kernel has taken it down its closed channel says the same thing
     /// again and again.
     pub fn end(&mut self) {
@@ -74,6 +81,8 @@ struct Slot {
     process: Option<Process>,
     again_at: Option<Instant>,
     back_off: Duration,
+    /// How the last process ended and why, or why none could be started; until one is up again.
+    lost: Option<(Exit, Option<String>)>,
 }
 
 /// All faces.
@@ -117,6 +126,14 @@ impl Faces {
     pub fn running(&self) -> Vec<Face> {
         let up = |slot: &Slot| slot.process.as_ref().is_some_and(|process| process.start.is_none());
         self.slots.iter().filter(|(_, slot)| up(slot)).map(|(face, _)| face.clone()).collect()
+    }
+
+    /// Faces that should be there and are away, as they were reported.
+    pub fn lost(&self) -> impl Iterator<Item = HostEvent> {
+        self.slots.iter().filter_map(|(face, slot)| {
+            let (exit, why) = slot.lost.clone()?;
+            Some(HostEvent::FaceExited { face: face.clone(), exit, why })
+        })
     }
 
     /// Whether any process is left.
@@ -219,8 +236,10 @@ impl Faces {
                 }
             }
             Err(refusal) => {
-                eprintln!("verge-host: cannot start {face}: {refusal}{}", fix_text(&refusal));
+                let why = format!("{refusal}{}", fix_text(&refusal));
+                eprintln!("verge-host: cannot start {face}: {why}");
                 self.schedule(face, now, now);
+                self.lose(face, Exit::Unknown, Some(one_line(why)), out);
             }
         }
     }
@@ -259,6 +278,14 @@ impl Faces {
         slot.again_at = self.stop_by.is_none().then_some(now + slot.back_off);
     }
 
+    /// Reports that a face is away, and keeps it for the next node process.
+    fn lose(&mut self, face: &Face, exit: Exit, why: Option<String>, out: &mut Outbox) {
+        if let Some(slot) = self.slots.get_mut(face) {
+            slot.lost = Some((exit, why.clone()));
+        }
+        out.event(HostEvent::FaceExited { face: face.clone(), exit, why });
+    }
+
     /// A face's process has ended.
     pub fn ended(&mut self, face: &Face, now: Instant, ground: &Ground, out: &mut Outbox) {
         let Some(process) = self.slots.get_mut(face).and_then(|slot| slot.process.take()) else { return };
@@ -271,12 +298,13 @@ impl Faces {
         let exit = spec::exit_of(ground, face).unwrap_or(Exit::Unknown);
         eprintln!("verge-host: {face} ended: {exit:?}");
         self.schedule(face, process.born, now);
-        out.event(HostEvent::FaceExited { face: face.clone(), exit });
+        self.lose(face, exit, process.failed, out);
     }
 
     /// A face's start has said something. Whether it now runs.
     pub fn status(&mut self, face: &Face, out: &mut Outbox) -> bool {
-        let Some(process) = self.get(face) else { return false };
+        let Some(slot) = self.slots.get_mut(face) else { return false };
+        let Some(process) = &mut slot.process else { return false };
         let Some((status, _, said)) = &mut process.start else { return false };
         let mut buffer = [0u8; 4096];
         match rustix::io::read(status, &mut buffer) {
@@ -291,11 +319,14 @@ impl Faces {
         process.start = None;
         match outcome {
             Outcome::Running => {
+                slot.lost = None;
                 out.event(HostEvent::FaceStarted { face: face.clone() });
                 true
             }
             Outcome::Failed(refusal) => {
-                eprintln!("verge-host: {face} did not start: {refusal}{}", fix_text(&refusal));
+                let why = format!("{refusal}{}", fix_text(&refusal));
+                eprintln!("verge-host: {face} did not start: {why}");
+                process.fails(one_line(why));
                 process.end();
                 false
             }
@@ -331,7 +362,8 @@ fn launch(face: &Face, tenant_slot: u32, now: Instant, ground: &Ground) -> Resul
     }
     let spawned = run(face, tenant_slot, theirs, ground).map_err(|error| refusal(&what, &error))?;
     let Spawned { pidfd, status, cord, .. } = spawned;
-    Ok(Process { channel, pidfd, start: Some((status, cord, Vec::new())), born: now, ending: false })
+    let start = Some((status, cord, Vec::new()));
+    Ok(Process { channel, pidfd, start, born: now, ending: false, failed: None })
 }
 
 /// What a tenant's border may use: its apps drive it, so it is held as they are.

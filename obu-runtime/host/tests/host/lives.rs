@@ -146,6 +146,39 @@ fn faces_get_their_devices_and_are_started_again() {
     server.accept().unwrap();
 }
 
+// tests: P1-21
+#[test]
+fn a_face_that_cannot_serve_is_reported_with_its_reason_to_every_node() {
+    if needs_root() {
+        return;
+    }
+    let camera = "[[camera]]\nid = \"cannot-serve\"\nsource = \"file:clip.mjpeg\"\n";
+    let mut rig = Rig::start_with_files(&[("clip.mjpeg", "jpegs")], camera);
+    let reason = |words: &'static str| {
+        move |event: &HostEvent| match event {
+            HostEvent::FaceExited { face: Face::Camera, why, .. } => {
+                why.clone().filter(|why| why.contains(words))
+            }
+            _ => None,
+        }
+    };
+    let why = rig.wait("the camera's end", reason("out of order"));
+    assert_eq!(why, "the camera is out of order; fix: mend it");
+    // Without its clip there is no process that could say what is wrong.
+    std::fs::remove_file(rig.dir.path().join("clip.mjpeg")).unwrap();
+    let why = rig.wait("a start that fails", reason("clip.mjpeg"));
+    assert!(why.contains("No such file") && why.contains("; fix: "), "{why}");
+    // A node process that comes now hears of it at once, and not only when the face is tried again.
+    rig.kill_node();
+    rig.events.clear();
+    rig.accept();
+    hello(&mut rig);
+    rig.send(HostCommand::Sample);
+    rig.wait("an answer", |event| matches!(event, HostEvent::Sampled { .. }).then_some(()));
+    let lost = |event: &HostEvent| matches!(event, HostEvent::FaceExited { face: Face::Camera, .. });
+    assert!(rig.events.iter().any(lost), "{:?}", rig.events);
+}
+
 #[test]
 fn a_second_host_is_turned_away_and_harms_nothing() {
     if needs_root() {

@@ -2,7 +2,8 @@
 //!
 //! As node it passes everything on descriptor 3 on to the test and back, over an abstract socket that the test
 //! listens on (node keeps the host's network, so it can reach it). As any other face it tells node, over their
-//! channel, what it sees of the machine.
+//! channel, what it sees of the machine; unless its configuration holds the word `cannot-serve`: then it says why not,
+//! and ends.
 
 use std::fs::File;
 use std::io::{IoSlice, Write};
@@ -10,9 +11,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use obu_host::channel::{inherited, receive_from_host};
-use policies::face::{Attachment, FromHost};
+use policies::face::{Attachment, FromHost, ToHost};
 use policies::host::Face;
-use policies::wire::{Kind, decode};
+use policies::wire::{Kind, decode, encode};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
@@ -30,8 +31,15 @@ fn main() -> Done {
     };
     match face {
         Face::Node => relay(&host, &config, &buffer[..len]),
+        face if config.contains("cannot-serve") => fail(&host, &face),
         face => look_around(&host, &face, &mut buffer),
     }
+}
+
+fn fail(host: &OwnedFd, face: &Face) -> Done {
+    let why = format!("the {face} is\nout of order");
+    let failed = ToHost::Failed { what: face.to_string(), why, fix: Some("mend it".into()) };
+    pass_on(host.as_fd(), &encode(Kind::Face, &failed)?, None)
 }
 
 fn connect(config: &str) -> Result<OwnedFd, Box<dyn std::error::Error>> {

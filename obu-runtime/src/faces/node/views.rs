@@ -23,8 +23,8 @@ pub(super) struct Stats {
 impl Stats {
     /// Takes note of what host says about faces.
     pub(super) fn host(&mut self, event: &HostEvent) {
-        if let HostEvent::FaceExited { face, exit } = event {
-            tracing::warn!(%face, ?exit, "a process of this node ended");
+        if let HostEvent::FaceExited { face, exit, why } = event {
+            tracing::warn!(%face, ?exit, why, "a process of this node ended");
             self.faces_ended += 1;
         }
     }
@@ -57,6 +57,8 @@ fn nodes(driver: &Driver) -> Json {
         row["state"] = if driver.insecure { "INSECURE" } else { "up" }.into();
         row["queue_us"] = me.load.backlog_us.into();
         row["cpu"] = me.load.cpu_used.into();
+        let lost: Vec<String> = me.faces_lost.iter().map(|(face, why)| format!("{face}: {why}")).collect();
+        row["why"] = lost.join("; ").into();
         rows.push(row);
     }
     for peer in driver.node.peers(driver.clock.now()) {

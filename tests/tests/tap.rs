@@ -1,4 +1,5 @@
-//! The tap on the demo: every act that is seen from outside has its recorded output, and the other way round.
+//! The tap on the demo: every act that is seen from outside has its recorded output, and the other way round; and what
+//! was recorded replays to the same bytes.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use tests::needs;
 use tests::road::{Road, material, programs, superuser};
 use tests::tap::Report;
 use tests::tap::clock::WallToNode;
-use tests::tap::stand::{Drive, Observed, demo, lines, tracer};
+use tests::tap::stand::{Demo, Drive, Observed, demo, lines, tracer};
 use tests::wait::until;
 
 /// The one frame of the demo's DBC that an app may be granted.
@@ -57,15 +58,18 @@ fn every_act_of_the_demo_is_a_recorded_output() {
     let pieces = material(&["base-python", "pylib", "clip", "wasm/lane.wasm", "wasm/toll.wasm", "apps"]);
     needs!(name, programs(), superuser(), tracer(), pieces);
     let dir = tempfile::Builder::new().prefix("verge-tap-").tempdir().expect("a directory");
-    let drive = demo(dir.path());
-    let host = ["start", "stop", "freeze", "squeeze", "face", "import", "persist", "island", "reply"];
+    let Demo { drive, exit, failed } = demo(dir.path());
+    let host =
+        ["start", "stop", "freeze", "squeeze", "face", "import", "persist", "island", "reply", "replay"];
     let outside = ["effect", "effect by the server", "advert", "to worker", "to requester"];
     let heard = ["advert by ear", "to worker by ear", "to requester by ear"];
     let report = drive.account();
-    if !report.findings.is_empty() {
+    if !report.findings.is_empty() || !exit.success() {
         eprintln!("traces and recordings stay in {}", dir.keep().display());
     }
     settled(&report, &[&host[..], &outside, &heard].concat());
+    assert!(report.entailed.contains_key("route"), "no signal and no frame was seen on its way to an app");
+    assert!(exit.success(), "the demo ended with {exit}:\n{}", failed.join("\n"));
 }
 
 /// What the demo does not show: frames of an app that may send some, an app frozen, thawed and started again by hand,
@@ -113,7 +117,7 @@ fn every_act_of_a_node_that_is_handled_by_hand_is_a_recorded_output() {
         effects: lines(&road.path().join("effects.log")),
         frames: lines(&road.path().join("frames.log")),
     };
-    let kinds =
-        ["start", "stop", "freeze", "thaw", "frame", "frame by the server", "effect by the server", "island"];
-    settled(&drive.account(), &kinds);
+    let host = ["start", "stop", "freeze", "thaw", "island", "reply", "replay"];
+    let outside = ["frame", "frame by the server", "effect by the server"];
+    settled(&drive.account(), &[&host[..], &outside].concat());
 }

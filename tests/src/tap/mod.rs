@@ -17,6 +17,7 @@ pub mod clock;
 pub mod ear;
 pub mod realm;
 pub mod record;
+mod replay;
 pub mod stand;
 pub mod trace;
 

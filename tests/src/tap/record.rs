@@ -1,24 +1,32 @@
 //! What the nodes recorded.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use obu_core::record::{Entry, Record, SENT_TWICE};
 
-/// Everything that a node recorded in `dir`, its state, in the order of time.
+/// The recordings in `dir`, a node's state.
+///
+/// # Panics
+/// If there is no such directory.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(dir.join("node")).expect("the node's state").flatten().map(|file| file.path());
+    files.filter(|file| file.extension().is_some_and(|ending| ending == "vrec")).collect()
+}
+
+/// Everything in these recordings of a node, in the order of time.
 ///
 /// # Panics
 /// If a recording cannot be read. One that was cut off by the end of its process is read up to there.
-pub fn read(dir: &Path) -> Vec<Record> {
+pub fn read(files: &[PathBuf]) -> Vec<Record> {
     let mut read = Vec::new();
-    let files = fs::read_dir(dir.join("node")).expect("the node's state").flatten();
-    for file in files.filter(|file| file.path().extension().is_some_and(|ending| ending == "vrec")) {
-        let bytes = fs::read(file.path()).expect("a recording");
+    for file in files {
+        let bytes = fs::read(file).expect("a recording");
         for record in obu_core::record::records(&bytes) {
             match record {
                 Ok(record) => read.push(record),
                 Err(policies::wire::WireError::Short { .. }) => {}
-                Err(error) => panic!("{}: {error}", file.path().display()),
+                Err(error) => panic!("{}: {error}", file.display()),
             }
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use obu_core::record::Record;
 use policies::id::NodeId;
@@ -19,6 +19,7 @@ use super::book::by_server;
 use super::clock::WallToNode;
 use super::ear::{Ears, open};
 use super::realm::{Absence, Heard, between_nodes, by_ear};
+use super::replay::replayed;
 use super::{Act, Deed, Report, record, trace};
 use crate::road::{Programs, free_port};
 use crate::root;
@@ -95,6 +96,8 @@ pub struct Observed {
     pub acts: Vec<Act>,
     /// What it recorded.
     pub records: Vec<Record>,
+    /// Where that lies.
+    pub recordings: Vec<PathBuf>,
 }
 
 impl Observed {
@@ -120,7 +123,8 @@ impl Observed {
             acts_of_all.extend(acts(&events, clock.still()));
         }
         let node = NodeId::new(node).expect("a node's id");
-        Self { node, acts: acts_of_all, records: record::read(&dir.join("state")) }
+        let recordings = record::files(&dir.join("state"));
+        Self { node, acts: acts_of_all, records: record::read(&recordings), recordings }
     }
 
     /// When it was dead, by SIGKILL; from a little before, because what it recorded last died with it.
@@ -159,11 +163,12 @@ pub struct Drive {
 }
 
 impl Drive {
-    /// Accounts for everything.
+    /// Accounts for everything, and replays the recordings that it is held against.
     pub fn account(&self) -> Report {
         let mut report = Report::default();
-        for Observed { node, acts, records } in &self.nodes {
+        for Observed { node, acts, records, recordings } in &self.nodes {
             report.add(account(node.as_str(), acts, records));
+            report.add(replayed(node, recordings));
         }
         let records: BTreeMap<NodeId, Vec<Record>> =
             self.nodes.iter().map(|seen| (seen.node.clone(), seen.records.clone())).collect();
@@ -176,12 +181,23 @@ impl Drive {
     }
 }
 
-/// Runs the demo below `dir` with the tap on everything. Its own verdict is not asked: the machine is slower than it
-/// would be, and only what was done and recorded counts here.
+/// The demo with the tap on everything.
+#[derive(Debug)]
+pub struct Demo {
+    /// What was seen of it.
+    pub drive: Drive,
+    /// How it ended.
+    pub exit: ExitStatus,
+    /// Its own checks that failed, with what it saw; all it said if it came to no verdict.
+    pub failed: Vec<String>,
+}
+
+/// Runs the demo below `dir` with the tap on everything. The machine is slower than it would be, so what the demo itself
+/// says of its run is told beside it.
 ///
 /// # Panics
 /// If it does not come to its end.
-pub fn demo(dir: &Path) -> Drive {
+pub fn demo(dir: &Path) -> Demo {
     let programs = Programs::find();
     let bin = dir.join("bin");
     fs::create_dir_all(&bin).expect("a directory");
@@ -196,7 +212,9 @@ pub fn demo(dir: &Path) -> Drive {
     let ears = Ears::default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let mut demo = Command::new(bin.join("verge"))
-        .args(["demo", "--seed", "7", "--keep-files", "--material"])
+        .args(["demo", "--seed", "7", "--keep-files", "--report"])
+        .arg(dir.join("demo.json"))
+        .arg("--material")
         .arg(&programs.material)
         .arg("--project")
         .arg(root())
@@ -211,7 +229,7 @@ pub fn demo(dir: &Path) -> Drive {
         ears.listen(&outside, Realm::Outside).await;
         [car, outside]
     });
-    within(DEMO_MAX, "the demo has ended", || demo.try_wait().ok().flatten());
+    let exit = within(DEMO_MAX, "the demo has ended", || demo.try_wait().ok().flatten());
     let heard = ears.take();
     drop(sessions);
     runtime.shutdown_background();
@@ -220,12 +238,25 @@ pub fn demo(dir: &Path) -> Drive {
         (Realm::Car, RealmName::Car("car-a".parse().expect("a car"))),
         (Realm::Outside, RealmName::Outside("a10".parse().expect("a zone"))),
     ]);
-    Drive {
+    let drive = Drive {
         nodes,
         heard,
         realms,
         effects: lines(&run.join("effects.log")),
         frames: lines(&run.join("asked-frames.log")),
+    };
+    Demo { drive, exit, failed: failed_checks(dir) }
+}
+
+/// What the demo itself found wrong.
+fn failed_checks(dir: &Path) -> Vec<String> {
+    let report = fs::read_to_string(dir.join("demo.json")).unwrap_or_default();
+    match serde_json::from_str::<Vec<serde_json::Value>>(&report) {
+        Ok(checks) => {
+            let failed = checks.iter().filter(|check| check["ok"] != true);
+            failed.map(|check| format!("{}: {}", check["what"], check["seen"])).collect()
+        }
+        Err(_) => vec![fs::read_to_string(dir.join("demo.log")).unwrap_or_default()],
     }
 }
 

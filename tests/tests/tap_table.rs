@@ -131,7 +131,7 @@ fn acts_that_nobody_recorded() {
         (r#"111 10.000150 execve("/bin/sh", ["/bin/sh"], 0x5 /* 5 vars */) = 0"#,                                         "a face starts a process"),
         (r#"111 10.000150 sendto(8<TCP:[2]>, "task=a1.1.7 attempt=1 toll A\n", 29, MSG_NOSIGNAL, NULL, 0) = 29"#,         "effect task=a1.1.7"),
         (r#"111 10.000150 sendto(7<UDP:[1]>, "junk", 4, MSG_NOSIGNAL, {sa_family=AF_INET, sin_port=htons(9)}, 16) = 4"#,   "frame not a frame"),
-        (r#"111 10.000150 sendto(5<UNIX:[3]>, "vg\1\3\0\0\0\0\0\0\0\0\2\4lane\1\rVehicle.Speed", 32, 0, NULL, 0) = 32"#,   "routes Vehicle.Speed to lane"),
+        (r#"111 10.000150 sendto(5<UNIX:[3]>, "vg\1\3\0\0\0\0\0\0\0\0\2\4lane\1\rVehicle.Speed", 32, 0, NULL, 0) = 32"#,   "a route of the bus in force that leads Vehicle.Speed to ?/lane"),
         (r#"555 10.000150 kill(1, SIGKILL) = 0"#,                                                                         "nobody was seen to make"),
     ] {
         let found = findings(&with(line), &records());

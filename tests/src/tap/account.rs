@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use obu_core::io::{Input, Output};
 use obu_core::record::Record;
-use policies::face::{ToBus, ToCamera};
 use policies::host::HostCommand;
-use policies::signal::{SignalPath, SignalPattern};
 use policies::task::Class;
 
 use super::book::{Book, failures};
 use super::record::{inputs, outputs};
+use super::replies::Replies;
+use super::ways::Ways;
 use super::{Act, Deed, Durably, Exempt, Report, Who};
 
 /// Before the end of a node that was killed, microseconds: what it recorded in this time may not have reached the
@@ -29,6 +29,8 @@ pub fn account(node: &str, acts: &[Act], records: &[Record]) -> Report {
         node,
         records,
         book: Book::of(records, by_weight),
+        replies: Replies::of(records),
+        ways: Ways::of(records),
         cuts: kills.map(|at| at.saturating_sub(CUT_OFF_US)..=at).collect(),
         report: Report::default(),
         life: Life::default(),
@@ -47,6 +49,8 @@ struct Life {
     /// Programs begun and inits ended, by whose they are.
     starts: BTreeMap<Who, usize>,
     ends: BTreeMap<Who, usize>,
+    /// When the process began that is whose now.
+    began: BTreeMap<Who, u64>,
     /// Signals sent to the present sandbox, by name.
     sent: BTreeMap<(Who, String), usize>,
     /// Stops whose thaw and whose kill have been seen.
@@ -63,6 +67,8 @@ struct Clerk<'a> {
     node: &'a str,
     records: &'a [Record],
     book: Book,
+    replies: Replies,
+    ways: Ways,
     cuts: Vec<std::ops::RangeInclusive<u64>>,
     report: Report,
     life: Life,
@@ -124,13 +130,11 @@ impl Clerk<'_> {
             Deed::Effect { line } => {
                 self.claim(act, &format!("effect {line}"));
             }
-            Deed::Reply => {
-                self.claim(act, "reply");
-            }
+            Deed::Reply { connection, bytes } => self.reply(act, connection, bytes),
             Deed::Island { app } => {
                 self.claim(act, &format!("island {app}"));
             }
-            Deed::Data { app, what } => self.data(act, app, what),
+            Deed::Data { by, app, what } => self.data(act, by, app, what),
             Deed::Other { why } => self.finding(act, &format!("a rule ({why})")),
         }
     }
@@ -144,6 +148,7 @@ impl Clerk<'_> {
         let before = self.life.starts.get(who).copied().unwrap_or(0);
         let ended = self.life.ends.get(who).copied().unwrap_or(0);
         *self.life.starts.entry(who.clone()).or_default() += 1;
+        self.life.began.insert(who.clone(), act.at);
         self.life.stopping.remove(who);
         if let Who::Face(_) = who {
             // What was sent to the process that had this place before counts for that one.
@@ -354,22 +359,20 @@ impl Clerk<'_> {
         }
     }
 
-    /// A way that this data takes, opened by an output before it.
-    fn data(&mut self, act: &Act, app: &str, what: &str) {
-        let path = SignalPath::new(what).ok();
-        let covers =
-            |signals: &[SignalPattern]| path.as_ref().is_some_and(|p| signals.iter().any(|s| s.matches(p)));
-        let opened =
-            outputs(self.records).take_while(|(at, _)| *at <= act.at).any(|(_, output)| match output {
-                Output::Bus(ToBus::Route { app: to, signals }) => to.app.as_str() == app && covers(signals),
-                Output::Camera(ToCamera::Route { app: to, cameras }) => {
-                    to.app.as_str() == app && cameras.iter().any(|c| what == format!("camera {}", c.id))
-                }
-                _ => false,
-            });
-        match opened {
+    /// The way that this data takes is open to that tenant's app at that time.
+    fn data(&mut self, act: &Act, by: &str, app: &str, what: &str) {
+        let began = self.life.began.get(&Who::Face(by.to_owned()));
+        match began.is_some_and(|began| self.ways.open(by, *began, app, what, act.at)) {
             true => self.entailed("route"),
-            false => self.finding(act, &format!("an output that routes {what} to {app}")),
+            false => self.finding(act, &format!("a route of the {by} in force that leads {what} to {app}")),
+        }
+    }
+
+    /// An answer on the control API is the recorded answer to one request.
+    fn reply(&mut self, act: &Act, connection: &str, bytes: &[u8]) {
+        match self.replies.take(connection, bytes, act.at) {
+            Ok(()) => *self.report.matched.entry("reply".into()).or_default() += 1,
+            Err(looked_for) => self.finding(act, &looked_for),
         }
     }
 
@@ -386,15 +389,25 @@ impl Clerk<'_> {
             for (number, at) in times.iter().enumerate() {
                 if number < failed || done_before {
                     *self.report.failed.entry(kind.clone()).or_default() += 1;
-                } else if self.cuts.iter().any(|cut| cut.contains(at)) {
-                    self.exempt(Exempt::CutOff);
                 } else {
-                    let node = self.node;
-                    self.report
-                        .findings
-                        .push(format!("{node}: output without its act: {claim} (at {at} us)"));
+                    self.undone(&claim, *at);
                 }
             }
         }
+        for reply in self.replies.left() {
+            self.undone(&format!("reply to request {}", reply.request), reply.at);
+        }
+    }
+
+    /// An output that nothing was seen of.
+    fn undone(&mut self, claim: &str, at: u64) {
+        if self.cuts.iter().any(|cut| cut.contains(&at)) {
+            return self.exempt(Exempt::CutOff);
+        }
+        let node = self.node;
+        self.report.findings.push(format!("{node}: output without its act: {claim} (at {at} us)"));
     }
 }
+
+#[cfg(test)]
+mod tests;

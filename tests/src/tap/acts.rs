@@ -9,7 +9,8 @@
 
 use std::collections::BTreeMap;
 
-use policies::face::ToBorder;
+use policies::face::{Attachment, FromHost, ToBorder};
+use policies::host::Face;
 use policies::wire::{self, Kind};
 
 use super::trace::{Call, Event, What, descriptor};
@@ -87,6 +88,8 @@ struct Reader {
     openers: BTreeMap<usize, i32>,
     /// Imports whose bundle is known.
     imports: Vec<i32>,
+    /// Ends of channels between faces, by their socket, and whom each leads to.
+    channels: BTreeMap<String, Face>,
 }
 
 impl Reader {
@@ -180,8 +183,19 @@ impl Reader {
                 }
             }
             "kill" | "tkill" | "tgkill" => self.other(event, "host signals by number"),
-            "sendto" | "sendmsg" | "clone3" | "clone" | "read" | "bind" | "writev" | "pwrite64" => {}
+            "sendmsg" => self.handed_over(call),
+            "sendto" | "clone3" | "clone" | "read" | "bind" | "writev" | "pwrite64" => {}
             _ => self.other(event, "a call that host has no business with"),
+        }
+    }
+
+    /// Host hands a face its end of a channel. A message for an app names no tenant: that is told by whose border the
+    /// channel leads to.
+    fn handed_over(&mut self, call: &Call) {
+        let said = call.bytes().and_then(|bytes| wire::decode(Kind::Face, &bytes).ok());
+        let end = call.arguments.split("cmsg_data=[").nth(1).and_then(descriptor);
+        if let (Some(FromHost::Attach(Attachment::Channel(face))), Some((_, socket))) = (said, end) {
+            self.channels.insert(socket.to_owned(), face);
         }
     }
 
@@ -286,6 +300,7 @@ impl Reader {
         let Some(bytes) = call.bytes() else { return };
         let kind = bytes.get(3).filter(|_| bytes.starts_with(b"vg")).copied();
         let body = bytes.get(wire::HEADER_LEN..).unwrap_or_default();
+        let socket = call.descriptor().map(|(_, socket)| socket.to_owned()).unwrap_or_default();
         if face == "bus" && call.name == "sendto" && call.arguments.contains("sa_family=AF_INET") {
             let frame = can_core::multicast::decode(&bytes).map(|d| super::frame_text(&d.frame));
             self.act(event, Deed::Frame { frame: frame.unwrap_or_else(|_| "not a frame".into()) });
@@ -293,10 +308,17 @@ impl Reader {
             let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
             self.act(event, Deed::Effect { line });
         } else if face == "node" && kind == Some(Kind::Control as u8) && body.first() == Some(&0) {
-            self.act(event, Deed::Reply);
-        } else if matches!(face, "bus" | "camera") && kind == Some(Kind::Face as u8) {
+            self.act(event, Deed::Reply { connection: socket, bytes });
+        } else if matches!(face, "bus" | "camera")
+            && kind == Some(Kind::Face as u8)
+            && self.channels.get(&socket) != Some(&Face::Node)
+        {
+            let tenant = match self.channels.get(&socket) {
+                Some(Face::Border(tenant)) => tenant.to_string(),
+                _ => "?".to_owned(),
+            };
             for (app, what) in data(&bytes) {
-                self.act(event, Deed::Data { app, what });
+                self.act(event, Deed::Data { by: face.to_owned(), app: format!("{tenant}/{app}"), what });
             }
         }
     }
@@ -381,3 +403,6 @@ fn paths(bytes: &[u8]) -> Vec<String> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests;

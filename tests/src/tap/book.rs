@@ -50,7 +50,7 @@ impl Book {
 }
 
 /// What an output's act will be called. `None` for what is not done to the world: words between the processes of a
-/// node, decisions, and messages, which have an accounting of their own.
+/// node, decisions, and messages and replies, which have an accounting of their own.
 fn claim(output: &Output, by_weight: bool) -> Option<String> {
     Some(match output {
         Output::Host(command) => return host_claim(command, by_weight),
@@ -62,7 +62,6 @@ fn claim(output: &Output, by_weight: bool) -> Option<String> {
         Output::Effect { task, attempt, line } => format!("effect task={task} attempt={} {line}", attempt.0),
         Output::Border { tenant, message: ToBorder::Open { app, .. } } => format!("island {tenant}/{app}"),
         Output::Persist { .. } => "persist".into(),
-        Output::Reply { .. } => "reply".into(),
         _ => return None,
     })
 }

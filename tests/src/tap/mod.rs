@@ -8,7 +8,8 @@
 //!   recordings of the nodes --> record ----------------------+
 //! ```
 //! What is exempt is listed in [`Exempt`], with the reason. Bulk data (signals, frames of the camera) is by design no
-//! output of a node; of it is asked that a recorded output had opened the way that it took.
+//! output of a node; of it is asked that the way that it took, to the border of the app's tenant, is open at that time by
+//! a recorded output. And what the nodes recorded must replay to the same outputs, or it would prove nothing.
 
 pub mod account;
 pub mod acts;
@@ -18,8 +19,10 @@ pub mod ear;
 pub mod realm;
 pub mod record;
 mod replay;
+mod replies;
 pub mod stand;
 pub mod trace;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -149,7 +152,12 @@ pub enum Deed {
         line: String,
     },
     /// A call on the control API is answered.
-    Reply,
+    Reply {
+        /// The connection's socket, as the kernel numbers it.
+        connection: String,
+        /// The message, as far as it was written down.
+        bytes: Vec<u8>,
+    },
     /// An app's island opens.
     Island {
         /// `tenant/app`.
@@ -157,7 +165,9 @@ pub enum Deed {
     },
     /// Data for an app leaves bus or camera.
     Data {
-        /// The app's name.
+        /// The face that sends it.
+        by: String,
+        /// `tenant/app`: the tenant is the one whose border the channel leads to, `?` if host was not seen to make it.
         app: String,
         /// A VSS path, or `camera ID`.
         what: String,

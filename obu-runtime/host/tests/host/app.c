@@ -103,6 +103,18 @@ int main(int argc, char **argv) {
         printf("done\n");
         return 0;
     }
+    if (!strcmp(what, "reach")) {
+        /* Whatever these paths are, they are not ours. */
+        for (int i = 2; i < argc; i++) {
+            int file = open(argv[i], O_CREAT | O_WRONLY | O_APPEND, 0666);
+            if (file >= 0) write(file, "touched", 7);
+            chmod(argv[i], 0777); chown(argv[i], 0, 0); truncate(argv[i], 0);
+            rename(argv[i], "/tmp/taken"); unlink(argv[i]); mkdir(argv[i], 0777); symlink("/", argv[i]);
+        }
+        mknod("/tmp/mem", S_IFCHR | 0666, 0x101); mknod("/dev/disk", S_IFBLK | 0666, 0x800);
+        open("/dev/mem", O_RDWR); open("/dev/kmsg", O_RDWR); open("/tmp/mem", O_RDWR); open("/dev/disk", O_RDWR);
+        for (;;) pause();
+    }
     if (!strcmp(what, "term")) { signal(SIGTERM, on_term); printf("ready\n"); for (;;) pause(); }
     if (!strcmp(what, "deaf")) { signal(SIGTERM, SIG_IGN); printf("ready\n"); for (;;) pause(); }
     if (!strcmp(what, "spin")) { printf("ready\n"); for (;;) ; }

@@ -1,211 +1,283 @@
-//! Node replaced by a program that sends whatever it likes. Host serves on, and nothing outside its own
-//! directories, cgroups and uids changes.
+//! Node replaced by a program that owns its channel and sends whatever it likes: 10^5 generated messages, and all
+//! sequences written by hand, each with what must be answered. Host serves on, and outside its own directories, cgroups
+//! and uids nothing changes: no file, no mount, no group, no device; a thread looks all the while at who its processes
+//! are, what they hold and where they stand. That no CAN frame leaves is the guard's part: `can-bridge/tests/hostile.rs`.
+//!
+//! `VERGE_HOSTILE_COMMANDS` asks for more or fewer messages, `VERGE_HOSTILE_SEED` for a run that was seen before.
 
-use std::collections::BTreeSet;
+mod generate;
+mod sequences;
+
 use std::fs;
+use std::time::Instant;
 
-use policies::face::ToHost;
-use policies::host::{AppRef, Face, HostCommand, HostEvent, StartApp};
-use policies::id::{AppName, Digest, TenantId};
-use policies::manifest::Resources;
-use policies::task::Class;
-use policies::unit::{Bytes, CpuMilli, Span};
-use policies::wire::{Kind, encode};
+use policies::host::{Face, HostCommand, HostEvent};
+use policies::id::{Digest, TenantId};
+use policies::unit::Span;
 
-use crate::rig::{Rig, needs_root};
+use crate::rig::{PATIENCE, Rig, app, needs_root};
+use crate::watch::{Guarded, Seen, Surroundings, Watch};
+use generate::{Dice, Known};
+use sequences::Sequence;
 
-/// Commands sent in one run, unless `VERGE_HOSTILE_COMMANDS` says otherwise.
-const COMMANDS: usize = 3_000;
+/// Messages that are generated. Most are refused at once; about one in a hundred starts a process.
+const COMMANDS: usize = 100_000;
 
-/// Longest message that the kernel's default buffers take from the test.
-const SENDABLE_MAX: usize = 128 << 10;
+/// Messages between two proofs that host is there.
+const BATCH: usize = 20;
+
+/// Messages between two looks at what must not change.
+const MESSAGES_BETWEEN_LOOKS: usize = 10_000;
+
+/// Answers to other questions for which the answer to a start is waited for.
+const ANSWERS_WAITED_FOR: usize = 50;
+
+/// Borders and workers that a node may have, by tenant.
+const TENANTS_MAX: usize = obu_host::ground::TENANTS_MAX;
 
 /// A number from the environment.
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-struct Dice(u64);
+/// A host, and everything that is watched.
+struct Scene {
+    rig: Rig,
+    guarded: Guarded,
+    bundle: Digest,
+    before: Surroundings,
+    watch: Watch,
+}
 
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
+impl Scene {
+    fn begin() -> Self {
+        let (mut rig, guarded) = (Rig::start(""), Guarded::new());
+        let bundle = rig.import_app();
+        let (before, watch) = (Surroundings::take(&rig, &guarded), Watch::begin(&rig));
+        let mut scene = Self { rig, guarded, bundle, before, watch };
+        scene.serves();
+        scene
     }
 
-    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
-        let count = from.len() as u64;
-        from[self.roll(count) as usize].clone()
+    /// Host answers; what it said before is gone through by `hear`.
+    fn hear_all(&mut self, hear: impl FnMut(&HostEvent)) {
+        self.rig.send(HostCommand::Sample);
+        self.rig.wait("an answer", |event| matches!(event, HostEvent::Sampled { .. }).then_some(()));
+        self.rig.events.drain(..).collect::<Vec<_>>().iter().for_each(hear);
+        self.rig.attached.clear();
     }
-}
 
-fn app(dice: &mut Dice) -> AppRef {
-    let name = dice.pick(&["a", "b", "lane", "0", "host", "node", "cgroup-kill"]);
-    let tenant = dice.pick(&["oem", "faces", "x"]);
-    AppRef { tenant: TenantId::new(tenant).unwrap(), app: AppName::new(name).unwrap() }
-}
-
-fn word(dice: &mut Dice) -> String {
-    let words = [
-        "/app/app",
-        "/",
-        "",
-        "..",
-        "../../bin/sh",
-        "/proc/self/exe",
-        "/proc/1/root/bin/sh",
-        "exit",
-        "spin",
-        "a\0b",
-        "/dev/null",
-        "/app/../../etc/shadow",
-        "LD_PRELOAD=/tmp/x",
-        "=",
-        "PATH",
-    ];
-    match dice.roll(20) {
-        0 => "x".repeat(70_000),
-        _ => dice.pick(&words).into(),
+    fn serves(&mut self) {
+        self.hear_all(|_| ());
     }
-}
 
-fn words(dice: &mut Dice, max: u64) -> Vec<String> {
-    (0..dice.roll(max)).map(|_| word(dice)).collect()
-}
-
-fn resources(dice: &mut Dice) -> Resources {
-    let bytes = |dice: &mut Dice| dice.pick(&[Bytes::default(), Bytes::mebi(1), Bytes::mebi(64), Bytes::MAX]);
-    Resources {
-        cpu: dice.pick(&[CpuMilli::default(), CpuMilli::new(10).unwrap(), CpuMilli::MAX]),
-        memory: bytes(dice),
-        pids: dice.pick(&[0, 1, 4, 32_768, u32::MAX]),
-        nofile: dice.pick(&[0, 8, 64, u32::MAX]),
-        tmp: bytes(dice),
+    /// The next thing that host says.
+    fn next(&mut self) -> String {
+        self.rig.wait("an answer", told)
     }
-}
 
-fn command(dice: &mut Dice, known: Digest) -> HostCommand {
-    let class = dice.pick(&Class::ALL);
-    let digest = dice.pick(&[known, Digest::of(b"unknown"), Digest([0; 32])]);
-    let grace = dice.pick(&[Span::default(), Span::from_millis(5), Span::MAX]);
-    let tenant = dice.pick(&["oem", "x"]);
-    match dice.roll(12) {
-        0 => HostCommand::Import { bundle: digest },
-        1..=4 => HostCommand::Start(StartApp {
-            app: app(dice),
-            instance: dice.roll(4),
-            bundle: digest,
-            base: dice.pick(&[None, None, Some(known), Some(Digest([1; 32]))]),
-            command: if dice.roll(2) == 0 { vec!["/app/app".into(), "exit".into()] } else { words(dice, 4) },
-            env: words(dice, 3),
-            class,
-            resources: if dice.roll(2) == 0 { Resources::default() } else { resources(dice) },
-            island: dice.roll(4) == 0,
-        }),
-        5 => HostCommand::Stop { app: app(dice), grace },
-        6 => HostCommand::Freeze { app: app(dice) },
-        7 => HostCommand::Thaw { app: app(dice) },
-        8 => HostCommand::Resize { app: app(dice), resources: resources(dice) },
-        9 => HostCommand::SqueezeClass { class, share: dice.pick(&[0, 1, 1000, u16::MAX]) },
-        10 => HostCommand::StartFace {
-            face: dice.pick(&[
-                Face::Node,
-                Face::Bus,
-                Face::Link,
-                Face::Worker(TenantId::new(tenant).unwrap()),
-                Face::Border(TenantId::new(tenant).unwrap()),
-            ]),
-        },
-        _ => HostCommand::Sample,
+    fn assert_unchanged(&self) {
+        self.before.assert_unchanged(&self.rig, &self.guarded);
+    }
+
+    /// Ends host in order; see [`Self::ended`].
+    fn end(self) -> Seen {
+        let _ = rustix::process::kill_process(self.rig.pid(), rustix::process::Signal::TERM);
+        self.ended(|_| ())
+    }
+
+    /// Waits for the end of host. Nothing has changed, nobody was where he must not be, and nothing is left.
+    fn ended(mut self, hear: impl FnMut(&HostEvent)) -> Seen {
+        assert!(self.rig.join().success());
+        let seen = self.watch.end();
+        assert!(seen.faults.is_empty(), "{:#?}", seen.faults);
+        self.before.assert_unchanged(&self.rig, &self.guarded);
+        assert!(self.rig.cgroups().is_empty());
+        assert!(!self.rig.dir.path().join("run").exists());
+        self.rig.drain();
+        self.rig.events.iter().for_each(hear);
+        seen
     }
 }
 
-/// Bytes that are no command: noise, cut frames, other kinds.
-fn noise(dice: &mut Dice, known: Digest) -> Vec<u8> {
-    let mut frame = encode(Kind::Face, &ToHost::Command(command(dice, known))).unwrap();
-    match dice.roll(4) {
-        0 => (0..dice.roll(300) + 1).map(|_| dice.roll(256) as u8).collect(),
-        1 => {
-            let at = dice.roll(frame.len() as u64) as usize;
-            frame[at] ^= 1 << dice.roll(8);
-            frame
-        }
-        2 => frame[..=dice.roll(frame.len() as u64 - 1) as usize].to_vec(),
-        _ => encode(Kind::HostCommand, &command(dice, known)).unwrap(),
-    }
+/// What host says, in short.
+fn told(event: &HostEvent) -> Option<String> {
+    Some(match event {
+        HostEvent::Hello { .. } => return None,
+        HostEvent::Imported { .. } => "imported".into(),
+        HostEvent::ImportRefused { refusal, .. } => format!("import refused: {refusal}"),
+        HostEvent::Started { app, instance, .. } => format!("started {app} {instance}"),
+        HostEvent::StartFailed { app, instance, refusal } => format!("failed {app} {instance}: {refusal}"),
+        HostEvent::Exited { app, instance, exit } => format!("exited {app} {instance}: {exit:?}"),
+        HostEvent::FreezeChanged { app, frozen: true, .. } => format!("frozen {app}"),
+        HostEvent::FreezeChanged { app, frozen: false, .. } => format!("thawed {app}"),
+        HostEvent::Resized { app, .. } => format!("resized {app}"),
+        HostEvent::Squeezed { class, share, .. } => format!("squeezed {class} {share}"),
+        HostEvent::Refused { command, refusal } => format!("refused {command}: {refusal}"),
+        HostEvent::FaceStarted { face } => format!("face {face}"),
+        HostEvent::FaceExited { face, exit } => format!("face {face} ended: {exit:?}"),
+        HostEvent::Sampled { .. } => "sampled".into(),
+        HostEvent::Ending { .. } => "ending".into(),
+    })
 }
 
-/// What must not change: mounts, cgroups and files that are not this host's.
-fn surroundings(rig: &Rig) -> (String, BTreeSet<String>, BTreeSet<String>) {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let mut groups = BTreeSet::new();
-    let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-    for hierarchy in hierarchies {
-        for group in fs::read_dir(hierarchy.path()).into_iter().flatten().flatten() {
-            let name = group.path().display().to_string();
-            // Groups of tests that run beside this one come and go.
-            if !name.contains("/verge-t") && group.path().is_dir() {
-                groups.insert(name);
-            }
-        }
-    }
-    let beside = fs::read_dir(rig.dir.path()).unwrap();
-    let files = beside.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
-    (mounts, groups, files)
-}
-
-/// Uids outside of everything that host has started, itself excepted.
-fn uids_of_descendants(rig: &Rig) -> BTreeSet<u32> {
-    let mut uids = BTreeSet::new();
-    for pid in obu_host::procfs::descendants(rig.pid().as_raw_nonzero().get()) {
-        if let Some(line) = obu_host::procfs::status_field(pid, "Uid") {
-            uids.extend(line.split_ascii_whitespace().filter_map(|uid| uid.parse::<u32>().ok()));
-        }
-    }
-    uids
-}
-
+// tests: P1-20
 #[test]
 fn whatever_node_sends_host_keeps_to_its_own() {
     if needs_root() {
         return;
     }
-    // Printed, so that a failing run can be had again with `VERGE_HOSTILE_SEED`.
+    // Printed, so that a failing run can be had again.
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let seed = setting("VERGE_HOSTILE_SEED").unwrap_or(now.as_nanos() as u64) | 1;
     let commands = setting("VERGE_HOSTILE_COMMANDS").map_or(COMMANDS, |count| count as usize);
     eprintln!("seed {seed}");
-    let mut dice = Dice(seed);
-    let mut rig = Rig::start("");
-    let bundle = rig.import_app();
-    let before = surroundings(&rig);
-    for count in 0..commands {
-        let bytes = match dice.roll(5) {
-            0 => noise(&mut dice, bundle),
-            _ => encode(Kind::Face, &ToHost::Command(command(&mut dice, bundle))).unwrap(),
-        };
-        if bytes.len() > SENDABLE_MAX {
-            continue;
-        }
-        rig.send_raw(&bytes);
-        if count % 20 == 0 {
-            // An answer proves that host is there, and drains what it had to say.
-            rig.send(HostCommand::Sample);
-            rig.wait("an answer", |event| matches!(event, HostEvent::Sampled { .. }).then_some(()));
-            rig.events.clear();
-            rig.attached.clear();
+    let (mut scene, mut dice) = (Scene::begin(), Dice(seed));
+    let known = Known { bundle: scene.bundle, targets: scene.guarded.targets() };
+    let (mut sent, mut asked, mut tally) = (0, 0, Tally::default());
+    while sent < commands {
+        for message in generate::sequence(&mut dice, &known) {
+            scene.rig.send_raw(&message.bytes);
+            sent += 1;
+            asked += usize::from(message.is_start);
+            let waits = if message.is_waited_for { ANSWERS_WAITED_FOR } else { 0 };
+            for _ in 0..waits {
+                if tally.answered < asked {
+                    scene.hear_all(|event| tally.take(event));
+                }
+            }
+            if sent % BATCH == 0 {
+                scene.hear_all(|event| tally.take(event));
+            }
+            if sent % MESSAGES_BETWEEN_LOOKS == 0 {
+                scene.assert_unchanged();
+            }
         }
     }
-    // A process on its way into its sandbox is still root for a moment: that passes.
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    let mut uids = uids_of_descendants(&rig);
-    while !uids.iter().all(|uid| (200_000..265_536).contains(uid)) {
-        assert!(std::time::Instant::now() < until, "{uids:?}");
-        uids = uids_of_descendants(&rig);
+    // Some starts are still under way.
+    let until = Instant::now() + PATIENCE;
+    while tally.answered < asked && Instant::now() < until {
+        scene.hear_all(|event| tally.take(event));
     }
-    assert_eq!(surroundings(&rig), before);
-    assert!(rig.terminate().success());
-    assert!(rig.cgroups().is_empty());
+    assert_eq!(tally.answered, asked, "every start is answered once");
+    scene.assert_unchanged();
+    let seen = scene.end();
+    let (started, programs) = (tally.started, seen.programs.len());
+    eprintln!(
+        "{sent} messages, {started} of {asked} starts took place, {programs} seen in {} looks",
+        seen.looks
+    );
+    assert!(
+        started * 400 > sent && programs > 0,
+        "{started} starts, {programs} seen: too few to prove anything"
+    );
+}
+
+/// How starts were answered.
+#[derive(Default)]
+struct Tally {
+    started: usize,
+    answered: usize,
+}
+
+impl Tally {
+    fn take(&mut self, event: &HostEvent) {
+        let started = matches!(event, HostEvent::Started { .. });
+        self.started += usize::from(started);
+        self.answered += usize::from(started || matches!(event, HostEvent::StartFailed { .. }));
+    }
+}
+
+// tests: P1-20
+#[test]
+fn every_sequence_written_by_hand_is_answered_as_it_must_be() {
+    if needs_root() {
+        return;
+    }
+    let mut scene = Scene::begin();
+    let spool = scene.rig.dir.path().join("state/spool");
+    let place = |content: &[u8]| spool.join(Digest::of(content).hex());
+    let [outside, nowhere, file, empty] = sequences::PLANTED.map(place);
+    std::os::unix::fs::symlink(scene.guarded.path(), outside).unwrap();
+    std::os::unix::fs::symlink("/nowhere", nowhere).unwrap();
+    fs::write(file, "no bundle").unwrap();
+    fs::create_dir(empty).unwrap();
+    let longest = scene.rig.longest();
+    for Sequence { name, steps } in sequences::all(scene.bundle, longest) {
+        for (number, step) in steps.into_iter().enumerate() {
+            scene.rig.send_raw(&step.bytes);
+            for answer in step.answers {
+                let told = scene.next();
+                assert!(told.contains(answer), "{name}, step {number}: {told:?} instead of {answer:?}");
+            }
+            scene.rig.send(HostCommand::Sample);
+            assert_eq!(scene.next(), "sampled", "{name}, step {number}: nothing more is answered");
+        }
+        scene.rig.attached.clear();
+        scene.assert_unchanged();
+    }
+    assert!(scene.end().looks > 0);
+}
+
+#[test]
+fn a_thousand_borders_are_as_many_as_a_node_may_have() {
+    if needs_root() {
+        return;
+    }
+    let mut scene = Scene::begin();
+    for number in 0..1000 {
+        let face = Face::Border(TenantId::new(&format!("t{number}")).unwrap());
+        scene.rig.send(HostCommand::StartFace { face });
+    }
+    let (mut up, mut refused) = (0, 0);
+    while up + refused < 1000 {
+        let told = scene.next();
+        match told.contains("tenants have faces, the most a node holds") {
+            true => refused += 1,
+            false if told.starts_with("face border-t") && !told.contains("ended") => up += 1,
+            false => panic!("{told:?}"),
+        }
+    }
+    assert_eq!((up, refused), (TENANTS_MAX, 1000 - TENANTS_MAX));
+    scene.end();
+}
+
+#[test]
+fn a_shutdown_in_the_midst_ends_all_and_what_comes_after_it_is_nothing() {
+    if needs_root() {
+        return;
+    }
+    let mut scene = Scene::begin();
+    for (name, how) in [("deaf", "deaf"), ("frozen", "tick")] {
+        let start = scene.rig.start_app(name, scene.bundle, &[how]);
+        scene.rig.send(HostCommand::Start(start));
+        assert!(scene.next().starts_with("started"));
+    }
+    let starting = scene.rig.start_app("starting", scene.bundle, &["tick"]);
+    let late = scene.rig.start_app("late", scene.bundle, &["tick"]);
+    let worker = Face::Worker(TenantId::new("late").unwrap());
+    for command in [
+        HostCommand::Freeze { app: app("frozen") },
+        HostCommand::Start(starting),
+        HostCommand::Import { bundle: Digest::of(b"unknown") },
+        HostCommand::Shutdown { grace: Span::from_millis(300) },
+        HostCommand::Start(late),
+        HostCommand::StartFace { face: worker },
+        HostCommand::Freeze { app: app("deaf") },
+        HostCommand::Shutdown { grace: Span::MAX },
+        HostCommand::Sample,
+    ] {
+        scene.rig.send(command);
+    }
+    scene.rig.send_raw(b"noise");
+    let mut said = Vec::new();
+    scene.ended(|event| said.extend(told(event)));
+    let after: Vec<&String> = said.iter().skip_while(|told| *told != "ending").collect();
+    assert!(!after.is_empty(), "{said:?}");
+    // What was asked before may still be answered.
+    let is_new = |told: &str| told.contains("late") || ["sampled", "frozen oem/deaf"].contains(&told);
+    assert_eq!(after.iter().find(|told| is_new(told)), None, "{said:?}");
+    for name in ["deaf", "frozen"] {
+        assert!(after.iter().any(|told| told.starts_with(&format!("exited oem/{name}"))), "{said:?}");
+    }
 }

@@ -5,3 +5,4 @@ mod hostile;
 mod lives;
 mod rig;
 mod rootless;
+mod watch;

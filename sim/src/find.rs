@@ -21,7 +21,7 @@ pub struct Search {
     pub seeds: u64,
     /// Threads.
     pub jobs: usize,
-    /// Where logs of failing seeds go.
+    /// Where logs of failing seeds go; made if need be.
     pub dir: PathBuf,
     /// Go on after the first failure, so that every broken rule shows.
     pub all: bool,
@@ -85,8 +85,11 @@ pub fn run(options: Options) -> Result<Result<Report, String>, LogError> {
 /// Looks through the seeds until one fails, or through all. `progress` is told after every seed how many are done.
 ///
 /// # Errors
-/// If the log of the failing seed cannot be written.
+/// If the directory for logs cannot be made, or the log of the failing seed cannot be written.
 pub fn find(search: &Search, progress: impl Fn(u64) + Sync) -> Result<SearchReport, LogError> {
+    // Before the first seed: a search of hours must not lose what it finds at its end.
+    std::fs::create_dir_all(&search.dir)
+        .map_err(|source| LogError::Create { path: search.dir.clone(), source })?;
     let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
     let total = Mutex::new(SearchReport::default());
     let work = || -> Result<(), LogError> {

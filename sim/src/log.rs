@@ -10,7 +10,7 @@ use policies::wire::WireError;
 /// Failures with event logs.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The file cannot be made.
+    /// The file, or the directory for it, cannot be made.
     #[error("cannot create {}: {source}", .path.display())]
     Create {
         /// Where.
@@ -61,7 +61,7 @@ impl LogError {
     pub fn fix(&self) -> Option<&'static str> {
         match self {
             Self::Create { .. } | Self::Write { .. } => {
-                Some("choose another place with --log, or free some space")
+                Some("choose another place with --log or --dir, or free some space")
             }
             Self::Read { .. } => {
                 Some("name a file that `verge-sim run --log` or a recording node has written")

@@ -66,7 +66,7 @@ enum Command {
         /// Threads.
         #[arg(long, default_value_t = 1)]
         jobs: usize,
-        /// Where the log of a failing seed goes.
+        /// Where the log of a failing seed goes; made if need be.
         #[arg(long, default_value = ".")]
         dir: PathBuf,
         /// Go on after the first failure, so that every broken rule shows.

@@ -51,6 +51,18 @@ fn fifty_seeds_with_drawn_faults() {
 }
 
 #[test]
+fn a_search_makes_the_directory_for_its_logs_or_says_so_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let deep = dir.path().join("not/there");
+    assert_eq!(find(&search(1, &deep), |_| {}).unwrap().seeds, 1);
+    assert!(deep.is_dir());
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let error = find(&search(1, &file), |_| {}).unwrap_err();
+    assert!(error.to_string().contains("file") && error.fix().is_some(), "{error}");
+}
+
+#[test]
 fn the_same_seed_gives_the_same_outputs() {
     for seed in [3, 4] {
         let one = sound(options(seed, 10, 5, Faults::all())).trail;

@@ -58,6 +58,13 @@ impl App {
         Self::new(name, Source::Bundle { path: path.to_owned(), program: program.into() })
     }
 
+    /// Another name.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = name.into();
+        self
+    }
+
     /// Another tenant.
     #[must_use]
     pub fn of(mut self, tenant: &str) -> Self {

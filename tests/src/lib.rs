@@ -1,6 +1,7 @@
 //! What the tests of the whole share: the repository's files, and programs that are driven from outside.
 
 pub mod app;
+pub mod console;
 pub mod leaks;
 pub mod node;
 pub mod road;

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value as Json;
 
 use crate::app::App;
+use crate::console::Console;
 use crate::leaks::{Marks, command_line, tree};
 use crate::road::{Road, Said};
 use crate::root;
@@ -92,15 +93,25 @@ impl<'a> NodeBuilder<'a> {
 
     /// Listening for its car on this port, with certificates of the road's own authority.
     #[must_use]
-    pub fn listening(mut self, port: u16) -> Self {
-        let authority = self.road.path().join("car");
+    pub fn listening(self, port: u16) -> Self {
+        self.in_realm("car", "", port)
+    }
+
+    /// Listening in a zone outside on this port, which is what the process `link` is for.
+    #[must_use]
+    pub fn with_link(self, port: u16) -> Self {
+        self.in_realm("outside", "zone = \"a10\"\n", port)
+    }
+
+    fn in_realm(mut self, realm: &str, more: &str, port: u16) -> Self {
+        let authority = self.road.path().join(realm);
         let dir = authority.to_string_lossy().into_owned();
         if !authority.is_dir() {
-            self.road.run(&["pki", "authority", &dir, "--realm", "car"]);
+            self.road.run(&["pki", "authority", &dir, "--realm", realm]);
         }
         self.road.run(&["pki", "node", &dir, &self.id]);
         self.sections.push(format!(
-            "[car]\nlisten = [\"tls/127.0.0.1:{port}\"]\nca = \"{dir}/ca.pem\"\ncert = \"{dir}/{id}.pem\"\nkey = \"{dir}/{id}.key.pem\"\n",
+            "[{realm}]\n{more}listen = [\"tls/127.0.0.1:{port}\"]\nca = \"{dir}/ca.pem\"\ncert = \"{dir}/{id}.pem\"\nkey = \"{dir}/{id}.key.pem\"\n",
             id = self.id
         ));
         self
@@ -261,9 +272,12 @@ impl NodeUnderTest<'_> {
 
     /// Runs `verge` at this node.
     pub fn verge(&self, arguments: &[&str]) -> Said {
-        let mut command = Command::new(self.road.programs.program("verge"));
-        command.arg("--socket").arg(self.socket()).args(arguments);
-        Said::of(&mut command)
+        self.console().verge(arguments)
+    }
+
+    /// Its command line, for whoever must not hold the node itself.
+    pub fn console(&self) -> Console {
+        Console { program: self.road.programs.program("verge"), socket: self.socket() }
     }
 
     /// Its directory.
@@ -292,7 +306,7 @@ impl NodeUnderTest<'_> {
 
     /// Applies an app, signed with another key of the road.
     pub fn apply_signed(&self, app: &App, key: &str) -> Said {
-        let manifest = app.write(&self.road.path().join("apps"), &self.road.programs);
+        let manifest = self.road.manifest(app);
         let (private, _) = self.road.key(key);
         self.verge(&["apply", "-f", &manifest.to_string_lossy(), "--key", &private.to_string_lossy()])
     }

@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::app::App;
 use crate::node::NodeBuilder;
 use crate::root;
 
@@ -208,6 +209,11 @@ impl Road {
         // The multicast interface follows the route of the group unless the source says otherwise.
         socket.set_multicast_ttl_v4(0).expect("hop limit");
         socket.send_to(bytes, (self.group.as_str(), self.port)).expect("sent");
+    }
+
+    /// The manifest of an app, written with all that it names.
+    pub fn manifest(&self, app: &App) -> PathBuf {
+        app.write(&self.path().join("apps"), &self.programs)
     }
 
     /// One frame of the clip.

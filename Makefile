@@ -11,7 +11,7 @@ help:
 	@echo "make demo   a car on the road, on this machine  [DRIVE=log DBC=file] [SEED=n] [KEEP=1]"
 	@echo "make test   all tests"
 	@echo "make bench  the table of figures, beside the rivals  [ID=family]"
-	@echo "make soak   the tests that take hours"
+	@echo "make soak   the tests that take hours  [ONLY=stage: scripts/soak.sh lists them]"
 	@echo "make dist   release tarballs for x86-64 and aarch64  [ARCH=x86_64|aarch64]"
 
 build:
@@ -31,6 +31,7 @@ test:
 bench:
 	scripts/bench.sh $(ID)
 
+# ONLY and the numbers of the stages reach the script as make's own variables do: through the environment.
 soak:
 	scripts/soak.sh
 

@@ -1,26 +1,72 @@
 #!/usr/bin/env bash
-# What takes longer than the tests may: many seeds in the simulator, many hostile commands to host, many demos.
+# What takes longer than the tests may. Every stage is run, also after one has failed; the last line says how it went.
 #
-#   scripts/soak.sh [SEEDS=10000] [COMMANDS=1000000] [DEMOS=10]
-set -euo pipefail
-cd "$(dirname "$0")/.."
-. scripts/lib.sh
-seeds=${1:-10000} commands=${2:-1000000} demos=${3:-10}
-build=${VERGE_BUILD:-target}
-mkdir -p "$build"
-build=$(realpath "$build")
-export VERGE_BUILD=$build CARGO_TARGET_DIR=$build
+#   make soak                                       all of it
+#   make soak ONLY=kills KILLS=100                  one stage
+#   ONLY="seeds power" SEEDS=100 scripts/soak.sh    without make
+#
+# Stages, with the variables that say how much:
+#   seeds     SEEDS=10000        worlds of the simulator
+#   hostile   COMMANDS=1000000   hostile commands to host
+#   kills     KILLS=1000         SIGKILLs of a node's processes; VERGE_KILLS_SEED repeats their order and moments (root)
+#   power     CUTS=10            power cuts of a guest machine; POWER_SEED repeats the moments
+#   mutants                      of the modules where safety lives
+#   demos     DEMOS=10           demos, each with the next seed
+#
+# Logs are left in $VERGE_BUILD/soak.
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+cd "$ROOT"
+seeds=${SEEDS:-10000} commands=${COMMANDS:-1000000} kills=${KILLS:-1000} cuts=${CUTS:-10} demos=${DEMOS:-10}
+read -ra stages <<<"${ONLY:-seeds hostile kills power mutants demos}"
+mkdir -p "$BUILD/soak"
+BUILD=$(realpath "$BUILD")
+logs=$BUILD/soak
+export VERGE_BUILD=$BUILD CARGO_TARGET_DIR=$BUILD VERGE_PYLIB=$BUILD/material/pylib
+
+seeds() { "$BUILD/debug/verge-sim" find --seeds "$seeds" --jobs 2 --dir "$logs"; }
+
+hostile() { VERGE_HOSTILE_COMMANDS=$commands cargo test --locked -p obu-host --test host hostile; }
+
+# A test that does not run here says so and passes; in a soak that is a failure.
+kills() {
+    VERGE_KILLS=$kills cargo test --locked -p tests --test kills -- --nocapture 2>&1 | tee "$logs/kills.log"
+    ! grep -F 'SKIPPED: ' "$logs/kills.log"
+}
+
+power() { scripts/soak/power.sh "$cuts" ${POWER_SEED:+"$POWER_SEED"}; }
+
+mutants() { scripts/soak/mutants.sh; }
+
+demos() {
+    local seed
+    for seed in $(seq 1 "$demos"); do
+        say "demo, seed $seed"
+        "$BUILD/debug/verge" demo --material "$BUILD/material" --seed "$seed" >"$logs/demo-$seed.log" ||
+            die "the demo with seed $seed failed" "$(tail -n 1 "$logs/demo-$seed.log")" "see $logs/demo-$seed.log"
+    done
+}
+
+# Before hours of work: a stage that nobody knows would be found out at its turn only.
+for stage in "${stages[@]}"; do
+    case $stage in
+    seeds | hostile | kills | power | mutants | demos) ;;
+    *) die "no stage is called '$stage'" "ONLY names something else" "see the head of scripts/soak.sh" ;;
+    esac
+done
 
 say "build"
 cargo build --locked --workspace --all-targets
-say "$seeds seeds in the simulator"
-"$build/debug/verge-sim" find --seeds "$seeds" --jobs 2 --dir "$build/soak"
-say "$commands hostile commands to host"
-VERGE_HOSTILE_COMMANDS=$commands cargo test --locked -p obu-host --test host hostile
 scripts/material.sh
-for seed in $(seq 1 "$demos"); do
-    say "demo, seed $seed"
-    "$build/debug/verge" demo --material "$build/material" --seed "$seed" >"$build/soak/demo-$seed.log" ||
-        die "the demo with seed $seed failed; see $build/soak/demo-$seed.log"
+failures=()
+for stage in "${stages[@]}"; do
+    say "stage: $stage"
+    # A subshell with its own `set -e`, which is off in a condition.
+    set +e
+    (set -e && "$stage")
+    code=$?
+    set -e
+    [ "$code" = 0 ] || failures+=("$stage")
 done
-say "all held"
+[ ${#failures[@]} = 0 ] || die "failed: ${failures[*]}" "see above" "repeat one with: make soak ONLY=${failures[0]}"
+say "all held: ${stages[*]}"

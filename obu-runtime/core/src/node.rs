@@ -173,6 +173,9 @@ impl Live {
     }
 
     fn boot(&mut self, now: Timestamp, boot: Boot) {
+        // A node process that died had this very incarnation. Counted on from the clock, the numbers of its tasks are
+        // behind us: the effect port and the peers still know those as done.
+        self.next_task = now.as_micros().max(1);
         self.worker.handle(now, worker::Input::Recovered { records: boot.records });
         self.desired = boot.desired.unwrap_or_default();
         self.adverts.begin(now);

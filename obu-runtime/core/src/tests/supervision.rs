@@ -172,6 +172,26 @@ fn an_app_frozen_by_hand_stays_frozen_through_thaw_and_reboot() {
 }
 
 #[test]
+fn a_node_process_that_comes_back_within_a_life_numbers_its_tasks_on() {
+    let mut rig = Rig::new(&["a1"]);
+    let toll = |rig: &mut Rig| {
+        let request = rig.ask("a1", "speedo", run_task("toll", 400));
+        rig.run_for(500 * MS);
+        rig.report("a1", request)
+    };
+    let one = toll(&mut rig);
+    // Only host begins a new life; this is the same one.
+    rig.site("a1").life -= 1;
+    rig.boot("a1");
+    rig.run_for(500 * MS);
+    let two = toll(&mut rig);
+    assert_eq!((one.outcome.word(), two.outcome.word()), ("done", "done"));
+    assert_eq!(one.task.incarnation, two.task.incarnation);
+    assert!(one.task.number < two.task.number, "{} and {}", one.task, two.task);
+    assert_eq!(rig.effects.values().collect::<Vec<_>>(), [&1, &1]);
+}
+
+#[test]
 fn a_border_that_comes_back_gets_its_islands_again() {
     let mut rig = Rig::new(&["a1"]);
     let face = Face::Border(tenant());

@@ -3,7 +3,7 @@
 # that no test notices must stand in mutants-missed.txt beside this script, where a comment above says why it may live.
 # tests: P5-06
 #
-#   scripts/soak/mutants.sh [ARGUMENT...]      further arguments of cargo mutants, such as -f policies/src/ladder.rs
+#   scripts/soak/mutants.sh [ARGUMENT...]      further arguments of cargo mutants, such as -F ladder.rs for one module
 #
 # What it found stays in $BUILD/soak/mutants.out.
 # shellcheck source=scripts/lib.sh

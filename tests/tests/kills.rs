@@ -234,7 +234,7 @@ fn fresh_seed() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| u64::from(since.subsec_micros()))
 }
 
-// tests: P1-17
+// tests: P1-22
 #[test]
 fn whatever_is_killed_at_whatever_moment_a_node_keeps_its_word() {
     let name = "whatever_is_killed_at_whatever_moment_a_node_keeps_its_word";

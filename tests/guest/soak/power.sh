@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One life of a node between two power cuts. Its state lies on a disk that outlives the guest. First it is held against
 # what the life before had acknowledged; then apps are applied and deleted until the power goes.
-# tests: P1-18
+# tests: P1-23
 #
 #   tests/guest/run -d DISK -m virtio_blk -m ext4 -- tests/guest/soak/power.sh ACKNOWLEDGED INCARNATION [end]
 #

@@ -19,7 +19,7 @@ fn apply_and_wait(road: &Road, node: &NodeUnderTest<'_>, app: &App, key: &str, w
 fn every_command_answers_in_json() {
     needs!("every_command_answers_in_json", programs(), superuser(), material(&["apps/heartbeat"]));
     let road = Road::new();
-    let node = road.node().start();
+    let node = road.node().with_bus().start();
     let app = App::heartbeat();
     let manifest = app.write(&road.path().join("apps"), &road.programs);
     let manifest = manifest.to_string_lossy();

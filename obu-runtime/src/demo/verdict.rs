@@ -129,7 +129,11 @@ impl Road<'_> {
         let after = thaw.as_ref().filter(|thaw| frozen.is_some_and(|frozen| frozen < thaw.at));
         let heard = after.is_some_and(|thaw| last.is_some_and(|last| last > thaw.at));
         let pressure = &stats["node"]["pressure"]["pressure"];
-        let pressed = pressure["cpu"].as_u64() > Some(super::road::CPU_FALL.into());
+        let over = |measure: &str, fall: u64| pressure[measure].as_u64().map(|value| value >= fall);
+        let without_psi = policies::ladder::LadderPolicy::default().cpu_used.fall;
+        let pressed = over("cpu", super::road::CPU_FALL.into())
+            .or_else(|| over("cpu_used", without_psi.into()))
+            .unwrap_or(false);
         let (good, seen) = match after {
             Some(thaw) => {
                 (heard && state == "running", format!("{}; the class's other app is {state}", thaw.why))

@@ -111,11 +111,11 @@ fn told(event: &HostEvent) -> Option<String> {
         HostEvent::Exited { app, instance, exit } => format!("exited {app} {instance}: {exit:?}"),
         HostEvent::FreezeChanged { app, frozen: true, .. } => format!("frozen {app}"),
         HostEvent::FreezeChanged { app, frozen: false, .. } => format!("thawed {app}"),
-        HostEvent::Resized { app, .. } => format!("resized {app}"),
+        HostEvent::Confined { app, .. } => format!("confined {app}"),
         HostEvent::Squeezed { class, share, .. } => format!("squeezed {class} {share}"),
         HostEvent::Refused { command, refusal } => format!("refused {command}: {refusal}"),
         HostEvent::FaceStarted { face } => format!("face {face}"),
-        HostEvent::FaceExited { face, exit } => format!("face {face} ended: {exit:?}"),
+        HostEvent::FaceExited { face, exit, .. } => format!("face {face} ended: {exit:?}"),
         HostEvent::Sampled { .. } => "sampled".into(),
         HostEvent::Ending { .. } => "ending".into(),
     })

@@ -173,17 +173,49 @@ has_rust_target() {
 
 # ---- PyPI packages ----
 
-# python: the interpreter for host-side tools: $PYTHON or the first python3 of 3.10 or newer.
+# python: the interpreter for host-side tools: $PYTHON or the first python3 of 3.10 or newer; where there is none,
+# Debian's, unpacked.
 python() {
     local candidate
     for candidate in ${PYTHON:-} python3 /usr/bin/python3; do
+        # That one does not find its libraries under its own name.
+        [ "$candidate" != "$MATERIAL/cache/host-python/python3" ] || break
         if command -v "$candidate" >/dev/null 2>&1 &&
             "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
             "$candidate" -c 'import sys; print(sys.executable)'
             return
         fi
     done
-    die "no Python 3.10 or newer found" "host-side tools are written in it" "install the Debian package python3"
+    unpacked_python
+}
+
+# unpacked_python: Debian's python3 with its libraries, behind a script that finds them.
+unpacked_python() {
+    local dir=$MATERIAL/cache/host-python packages
+    if [ ! -x "$dir/python3" ]; then
+        say "no Python 3.10 or newer here: unpacking Debian's"
+        # All but the C library, of which there can be only one in a process.
+        packages=$(DEB_STATUS=/dev/null deb_closure python3-minimal libpython3-stdlib |
+            grep -vxE 'libc6|libc-bin|libgcc-s1|gcc-.*-base|dpkg|tar') || exit 1
+        stage "$dir"
+        # shellcheck disable=SC2086
+        deb_unpack "$dir.part/root" $packages
+        cat >"$dir.part/python3" <<'SH'
+#!/bin/sh
+root=$(dirname "$(readlink -f "$0")")/root
+for libraries in "$root"/usr/lib/*-linux-gnu "$root"/lib/*-linux-gnu; do
+    [ ! -d "$libraries" ] || LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+done
+export LD_LIBRARY_PATH
+exec "$root/usr/bin/python3" "$@"
+SH
+        chmod +x "$dir.part/python3"
+        "$dir.part/python3" -c 'import sys, ssl, zlib, ctypes; sys.exit(sys.version_info < (3, 10))' ||
+            die "no Python 3.10 or newer found" "Debian's, unpacked, does not run or is older (its message is above)" \
+                "install the Debian package python3, or set PYTHON"
+        publish "$dir"
+    fi
+    printf '%s\n' "$dir/python3"
 }
 
 # pip ARGUMENT...: pip on that interpreter; without one installed, Debian's wheel of it, unpacked.

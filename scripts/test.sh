@@ -89,10 +89,12 @@ say "material for demo and tests"
 step "material" scripts/material.sh
 step "strace" scripts/material.sh strace
 export VERGE_PYLIB=$build/material/pylib
+PYTHON=$(<"$VERGE_PYLIB/.python")
+export PYTHON
 say "build"
 cargo build --locked --workspace --all-targets 2>&1 | tail -3
 
-step "the scripts' own tests" env PYTHONPATH="$VERGE_PYLIB" python3 -m unittest discover -s scripts/tests
+step "the scripts' own tests" env PYTHONPATH="$VERGE_PYLIB" "$PYTHON" -m unittest discover -s scripts/tests
 cargo_tests "units, tables, properties" --workspace --exclude tests
 cargo_tests "guest functions, on the host" --manifest-path examples/functions/Cargo.toml
 cargo_tests "house rules and end-to-end" -p tests -- --test-threads=1

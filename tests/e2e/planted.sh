@@ -7,6 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=$(realpath "${VERGE_BUILD:-target}")
 work=$build/planted
+python=$(<"$build/material/pylib/.python")
 packages=(-p obu-host -p obu-runtime -p sim)
 status=0
 
@@ -42,7 +43,7 @@ planted() {
 
 # breaks_again SIM FOUND: whether the search found something, and its log breaks the same rule when it is replayed.
 breaks_again() {
-    python3 - "$@" <<'PYTHON'
+    "$python" - "$@" <<'PYTHON'
 import json, subprocess, sys
 found = json.load(open(sys.argv[2]))["found"][0]
 print("seed", found["seed"], "breaks:", found["broken"])
@@ -53,7 +54,7 @@ PYTHON
 
 # failed_check REPORT CHECK: whether this check is in the report and did not hold.
 failed_check() {
-    python3 - "$1" "$2" <<'PYTHON'
+    "$python" - "$1" "$2" <<'PYTHON'
 import json, sys
 checks = {check["what"]: check["ok"] for check in json.load(open(sys.argv[1]))}
 print("failed:", [what for what, ok in checks.items() if not ok])

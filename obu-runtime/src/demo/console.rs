@@ -52,7 +52,7 @@ pub(super) fn second(tally: &Tally, from: f64, t0: f64, owner: &Path) {
     if let Some((id, function, node)) = example
         && let Some(why) = placed(owner, &id)
     {
-        line(format!("         {function} went to {node}, by cost and expected time: {}", short(&why)));
+        line(format!("         {function} went to {node}{}", short(&why)));
     }
 }
 
@@ -65,7 +65,7 @@ fn placed(owner: &Path, task: &str) -> Option<String> {
 }
 
 /// A plan's candidates (one a line: `> e1 (outside): cost 585, done in 44.8 ms (p95 ...), ...`) in one line, those
-/// that were in question.
+/// that were in question; another reason as it is.
 fn short(plan: &str) -> String {
     let candidates = plan.lines().filter_map(|line| {
         let (name, figures) = line.split_once(": cost ")?;
@@ -75,7 +75,11 @@ fn short(plan: &str) -> String {
         Some(format!("{name} {cost}, {time}"))
     });
     let candidates: Vec<String> = candidates.collect();
-    if candidates.is_empty() { plan.replace('\n', "; ") } else { candidates.join("; ") }
+    if candidates.is_empty() {
+        format!(": {}", plan.replace('\n', "; "))
+    } else {
+        format!(", by cost and expected time: {}", candidates.join("; "))
+    }
 }
 
 /// A JSON value as text, without quotes.
@@ -115,7 +119,7 @@ mod tests {
         let plan = "  a1 (here): cost 822, done in 40.6 ms (p95 62.9 ms), in time with 100.0 %\n\
                     > e1 (outside): cost 585, done in 44.8 ms (p95 73.2 ms), in time with 100.0 %\n  \
                     b1 (outside): no, does not hold the function";
-        assert_eq!(short(plan), "a1 822, 40.6 ms; e1 585, 44.8 ms");
-        assert_eq!(short("pinned to a2\nby policy"), "pinned to a2; by policy");
+        assert_eq!(short(plan), ", by cost and expected time: a1 822, 40.6 ms; e1 585, 44.8 ms");
+        assert_eq!(short("pinned to a2\nby policy"), ": pinned to a2; by policy");
     }
 }

@@ -73,14 +73,15 @@ fn is_ours(name: &str) -> bool {
     PLACES.iter().any(|place| name.strip_prefix("verge-") == Some(place.id))
 }
 
-/// The programs of a run.
-const PROGRAMS: [&str; 3] = ["verge", "verge-host", "python3"];
+/// The programs of a run; Python may have its version in its name.
+const PROGRAMS: [&str; 2] = ["verge", "verge-host"];
+const PYTHON: &str = "python3";
 
 /// Whether a command line (words that end in NUL) is that of one of our programs, with a path of the run in it.
 /// Somebody who reads a log of the run is not part of it.
 pub(super) fn is_of_run(words: &str, root: &str) -> bool {
     let program = words.split('\0').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-    PROGRAMS.contains(&program) && words.contains(&format!("{root}/"))
+    (PROGRAMS.contains(&program) || program.starts_with(PYTHON)) && words.contains(&format!("{root}/"))
 }
 
 /// Our cgroups, wherever in the tree. Those of another user's demo have another owner.

@@ -50,7 +50,7 @@ impl Ledger {
             Failure::new(format!("cannot start the ledger: {e}"))
                 .fix("run `make demo`; it prepares Python's python-can in the build directory".to_owned())
         };
-        let mut child = Command::new("python3")
+        let mut child = Command::new(super::prepare::interpreter(material))
             .arg(project.join("scripts/ledger.py"))
             .arg("--effects")
             .arg(&effects)

@@ -164,6 +164,14 @@ fn hostile(apps: &Path, heartbeat: &Path, base: &Path) -> String {
         )
 }
 
+/// The Python that the packages of the material were installed for; if this user may not run that one, the one in PATH.
+pub(super) fn interpreter(material: &Path) -> PathBuf {
+    let named = fs::read_to_string(material.join("pylib/.python")).unwrap_or_default();
+    let named = Path::new(named.trim());
+    let may_run = nix::unistd::access(named, nix::unistd::AccessFlags::X_OK).is_ok();
+    if may_run { named.into() } else { "python3".into() }
+}
+
 fn client(socket: &Path) -> Client {
     Client { socket: socket.to_owned(), output: Format::Json }
 }

@@ -1,5 +1,6 @@
 //! The course of the demo: what is started when, which faults come when, and what must be seen.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -108,6 +109,8 @@ pub(super) struct Road<'a> {
     pub(super) host: PathBuf,
     pub(super) verge: PathBuf,
     pub(super) t0: f64,
+    /// Until when the console has shown the road.
+    pub(super) shown: Cell<f64>,
     /// Frames that the gateway read, at the last look.
     pub(super) frames_in: u64,
 }
@@ -145,6 +148,7 @@ pub(super) fn play(
         host: crate::cli::host_binary()?,
         verge: std::env::current_exe().map_err(|e| Failure::new(format!("cannot find myself: {e}")))?,
         t0: 0.0,
+        shown: Cell::new(0.0),
         frames_in: 0,
     };
     let result = road.go(args, drive, seed);
@@ -179,6 +183,7 @@ impl Road<'_> {
         self.refuse_stranger(&bundles)?;
         self.start_drive(drive)?;
         self.t0 = self.tally.at();
+        self.shown.set(self.t0);
         let times = Timeline::new(seed, self.plan.time_scale);
         line(format!(
             "faults: roadside killed at {:.1} s, back at {:.1} s; sibling frozen at {:.1} s, thawed at {:.1} s",
@@ -265,13 +270,13 @@ impl Road<'_> {
 
     /// Waits for a moment of the timeline, showing the road once a second.
     fn until(&self, at: f64) -> Result<(), Halt> {
-        let mut shown = self.tally.at();
         while self.tally.at() - self.t0 < at {
             self.may_go_on()?;
             std::thread::sleep(Duration::from_millis(50));
+            let shown = self.shown.get();
             if self.tally.at() - shown >= 1.0 {
                 super::console::second(&self.tally, shown, self.t0, &self.socket("a1"));
-                shown += 1.0;
+                self.shown.set(shown + 1.0);
             }
         }
         Ok(())

@@ -44,7 +44,7 @@ impl Road<'_> {
         with: Option<&str>,
     ) -> Result<String, Failure> {
         let keys = self.plan.root.join("keys");
-        let mut command = Command::new("python3");
+        let mut command = Command::new(prepare::interpreter(&self.plan.material));
         command.arg(project.join("scripts/knock.py")).args(["127.0.0.1", &port.to_string()]);
         command.arg(keys.join(realm).join("ca.pem"));
         if let Some(authority) = with {

@@ -86,6 +86,8 @@ impl Supervisor {
     fn adopt(&mut self, now: Timestamp, name: &AppRef, instance: u64) {
         let Some(kept) = self.apps.get_mut(name) else { return };
         kept.instance = instance;
+        // A node process that died in this life of host has given these numbers; host takes none twice.
+        self.instances = self.instances.max(instance.saturating_sub(self.instance_base));
         kept.starts = kept.starts.max(1);
         kept.freeze_asked = None;
         if !matches!(kept.stage, Stage::Stopping { .. }) {

@@ -192,6 +192,19 @@ fn a_node_process_that_comes_back_within_a_life_numbers_its_tasks_on() {
 }
 
 #[test]
+fn a_node_process_that_comes_back_within_a_life_gives_no_instance_number_twice() {
+    let mut rig = Rig::new(&["a1"]);
+    let given = *rig.site("a1").running.values().max().unwrap();
+    rig.site("a1").life -= 1;
+    rig.boot("a1");
+    rig.run_for(500 * MS);
+    rig.control("a1", ControlCall::Restart { app: app_ref("speedo") });
+    rig.run_for(5_000 * MS);
+    assert_eq!(rig.state("a1", "speedo"), "running");
+    assert!(rig.site("a1").running[&app_ref("speedo")] > given, "host has seen {given} already");
+}
+
+#[test]
 fn a_border_that_comes_back_gets_its_islands_again() {
     let mut rig = Rig::new(&["a1"]);
     let face = Face::Border(tenant());

@@ -3,9 +3,9 @@
 #
 #   scripts/bench.sh [FAMILY]      default: all; start, apply, boot, memory, idle, can, task, figure3, ...
 #
-# Writes $BUILD/bench/summary.json and $BUILD/bench/raw/ID.csv. It judges the figures against their goals but fails
-# only when something could not be measured. VERGE_BENCH_PROFILE=dev measures the programs in $BUILD/debug instead
-# of building release ones (quick; the starts are measured on a release host all the same).
+# Writes $BUILD/bench/summary.json (of one family: summary-ID.json) and $BUILD/bench/raw/ID.csv. It judges the figures
+# against their goals but fails only when something could not be measured. VERGE_BENCH_PROFILE=dev measures the programs
+# in $BUILD/debug instead of building release ones (quick; the starts are measured on a release host all the same).
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

@@ -70,7 +70,10 @@ def main():
     finally:
         setup.close()
     described["load_end"] = machine.load()
-    rows.write(found, described, setup.out)
+    figure = figure3.table(setup, found)
+    # A single family does not take the place of a whole run.
+    summary = setup.out / (f"summary-{wanted}.json" if wanted else "summary.json")
+    rows.write(found, described, figure, summary)
     print(f"machine: {described['cpu']}, Linux {described['kernel']}, cgroup {described['cgroup']}, "
           f"commit {described['commit']}, profile {described['profile']}")
     before, after = (" ".join(f"{value:.2f}" for value in figures) for figures in (described["load"], described["load_end"]))
@@ -80,12 +83,12 @@ def main():
     if found:
         print(rows.printed(found))
         print()
-    print(figure3.printed(setup, found))
+    print(figure3.printed(figure))
     print()
     print(NOT_YET)
     for line in failed:
         print(f"NOT MEASURED {line}")
-    print(f"summary: {setup.out / 'summary.json'}, raw samples: {setup.out / 'raw'}")
+    print(f"summary: {summary}, raw samples: {setup.out / 'raw'}")
     return 1 if failed else 0
 
 

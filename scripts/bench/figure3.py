@@ -25,8 +25,8 @@ def _size(paths):
     return f"{words[0]} MB" if len(words) == 1 else f"{words[0]}-{words[-1]} MB"
 
 
-def printed(setup, rows):
-    """The figure as text; what this run did not measure is a dash."""
+def table(setup, rows):
+    """The figure's lines, its head first; what this run did not measure is a dash."""
     medians = {row.id: (row.verge["p50"], row.unit) for row in rows if row.verge}
 
     def median(id):
@@ -38,13 +38,17 @@ def printed(setup, rows):
     apps = [setup.programs / "stamp", setup.material / "apps/heartbeat"]
     wasm = sorted((setup.material / "wasm").glob("*.wasm"))
     placed = "not needed: each call is placed anew"
-    lines = [
+    return [
         HEAD,
         *PAPER,
         ["Verge static app", median("start.idle"), _size(apps), median("memory.app"), "no (any static binary)", "per processor", "no (restarts elsewhere)"],
         ["Verge Python app", "-", f"{_size([setup.material / 'base-python'])} shared base", "-", "no (base layer)", "source: high", "no (restarts elsewhere)"],
         ["Verge Wasm function", median("task.execution"), _size(wasm), "-", "no (compiles to WASI)", "high", placed],
     ]
+
+
+def printed(lines):
+    """The figure as text."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
     return "\n".join(["Figure 3 of the paper, with this run's figures (p50) beside it; - is not measured in this run", "", *text])

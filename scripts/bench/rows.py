@@ -88,11 +88,18 @@ def printed(rows):
     return "\n".join([*text, "", *notes])
 
 
-def write(rows, machine, directory):
-    """summary.json and the raw samples."""
+def write(rows, machine, figure, path):
+    """The summary as JSON, and the raw samples beside it."""
+    directory = path.parent
     raw = directory / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     for row in rows:
         row.write_raw(raw)
-    summary = {"machine": machine, "rows": [row.json() for row in rows]}
-    (directory / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    head, *lines = figure
+    names = ["what", *head[1:]]
+    summary = {
+        "machine": machine,
+        "rows": [row.json() for row in rows],
+        "figure3": [dict(zip(names, line)) for line in lines],
+    }
+    path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

@@ -58,6 +58,8 @@ done
 say "build"
 cargo build --locked --workspace --all-targets
 scripts/material.sh
+PYTHON=$(<"$VERGE_PYLIB/.python")
+export PYTHON
 failures=()
 for stage in "${stages[@]}"; do
     say "stage: $stage"

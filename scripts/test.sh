@@ -23,36 +23,16 @@ step() {
     local name=$1 out status=0 began=$SECONDS
     shift
     out=$("$@" 2>&1) || status=$?
-    judge "$name" "$status" "$((SECONDS - began))" "$out"
-}
-
-# judge NAME STATUS SECONDS OUTPUT: counts a test that has ended.
-judge() {
-    local name=$1 status=$2 took=$3 out=$4
     printf '%s\n' "== $name" "$out" >>"$log"
     if [ "$status" = 0 ]; then
         passed=$((passed + 1))
-        echo "ok      $name ($took s)"
+        echo "ok      $name ($((SECONDS - began)) s)"
     else
         failed=$((failed + 1))
         failures+=("$name")
         printf '%s\n' "$out" | tail -60
-        echo "FAILED  $name (exit $status, $took s)"
+        echo "FAILED  $name (exit $status, $((SECONDS - began)) s)"
     fi
-}
-
-# beside NAME COMMAND...: begins a test that runs beside the next ones; meet waits for it and counts it.
-beside() {
-    beside_name=$1 beside_began=$SECONDS
-    shift
-    "$@" >"$build/beside.log" 2>&1 &
-    beside_pid=$!
-}
-
-meet() {
-    local status=0
-    wait "$beside_pid" || status=$?
-    judge "$beside_name" "$status" "$((SECONDS - beside_began))" "$(<"$build/beside.log")"
 }
 
 # skip NAME WHY: loud, counted; in CI it is a failure.
@@ -99,29 +79,14 @@ cargo_tests "units, tables, properties" --workspace --exclude tests
 cargo_tests "guest functions, on the host" --manifest-path examples/functions/Cargo.toml
 cargo_tests "house rules and end-to-end" -p tests -- --test-threads=1
 
-# in_guest SECONDS CASE [NAME=VALUE]...
-in_guest() {
-    local seconds=$1 case=$2
-    shift 2
-    tests/guest/run -t "$seconds" -- env VERGE_BUILD="$build" "$@" "tests/guest/cases/$case.sh"
-}
-
 if [ "${1:-}" != quick ]; then
     for script in tests/e2e/*.sh; do
-        [ "$script" = tests/e2e/planted.sh ] || step "$(basename "$script" .sh)" "$script"
+        step "$(basename "$script" .sh)" "$script"
     done
     step "guest machine" tests/guest/setup.sh
-    # In the guest the demo's time is slowed down, so that planted bugs may be played beside it, which mostly wait; they
-    # replace the programs, so it has its own copies.
-    mkdir -p "$build/guest/programs"
-    cp "$build"/debug/{verge,verge-host,verge-sim} "$build/guest/programs/"
-    beside "guest: demo" in_guest 2400 demo VERGE_BIN="$build/guest/programs" VERGE_TIME_SCALE=5
-    step "planted" tests/e2e/planted.sh
     for script in tests/guest/cases/*.sh; do
-        case=$(basename "$script" .sh)
-        [ "$case" = demo ] || step "guest: $case" in_guest 1500 "$case"
+        step "guest: $(basename "$script" .sh)" tests/guest/run -t 1500 -- env VERGE_BUILD="$build" "$script"
     done
-    meet
 fi
 
 [ "$failed" = 0 ] || printf 'failed: %s\n' "${failures[@]}"

@@ -20,6 +20,9 @@ use super::tally::Tally;
 use super::{DemoArgs, ledger::Ledger, once, prepare, recordings};
 use crate::cli::{Failure, line};
 
+/// How long the demo waits for a task at the roadside after it came back.
+const USED_AGAIN_WITHIN_S: f64 = 20.0;
+
 /// Set by Ctrl-C, SIGTERM and the end of the terminal.
 pub(super) type Stop = Arc<AtomicBool>;
 
@@ -337,8 +340,26 @@ impl Road<'_> {
         self.node("e1").wait_up(&socket, time_scale, &stop)?;
         self.tally.follow("e1", socket);
         self.until(times.call - 1.0)?;
+        self.used_again(times)?;
         self.fault_costs(times);
         Ok(())
+    }
+
+    /// The roadside is used again sooner or later: at once here, after a while on an emulated machine that is pressed.
+    fn used_again(&mut self, times: &Timeline) -> Result<(), Halt> {
+        let latest = self.tally.at() - self.t0 + USED_AGAIN_WITHIN_S * f64::from(self.plan.time_scale);
+        while self.done_at("e1", times.edge_returns, f64::MAX) == 0 && self.tally.at() - self.t0 < latest {
+            self.until(self.tally.at() - self.t0 + 1.0)?;
+        }
+        Ok(())
+    }
+
+    /// Tasks done at a node in that time of the timeline.
+    pub(super) fn done_at(&self, node: &str, from: f64, to: f64) -> usize {
+        let is_one = |t: &&super::tally::Task| {
+            t.outcome == "done" && t.node == node && (from..to).contains(&(t.at - self.t0))
+        };
+        self.tally.with(|counts| counts.tasks.iter().filter(is_one).count())
     }
 
     fn call(&mut self) {

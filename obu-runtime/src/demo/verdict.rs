@@ -159,14 +159,8 @@ impl Road<'_> {
             let goes_on = done > 0 && gap < GAP_S * f64::from(self.plan.time_scale);
             self.findings.check(8, &format!("{what}: tasks go on"), goes_on, seen);
         }
-        let used = |from: f64, to: f64| {
-            tally.with(|c| {
-                let at = |t: &&super::tally::Task| (from + t0..to + t0).contains(&t.at) && t.node == "e1";
-                c.tasks.iter().filter(at).count()
-            })
-        };
-        let before = used(0.0, times.edge_dies);
-        let after = used(times.edge_returns, times.call);
+        let before = self.done_at("e1", 0.0, times.edge_dies);
+        let after = self.done_at("e1", times.edge_returns, f64::MAX);
         self.findings.check(
             8,
             "the roadside is used again",

@@ -76,13 +76,15 @@ sys.exit(checks.get(sys.argv[2]) is not False)
 PYTHON
 }
 
-declare -A checks pids
-checks=([dedup]="a run that came twice was run once" [lease]="no effect after its lease" [fence]="no effect happened twice")
-for bug in "${!checks[@]}"; do build "$bug"; done
-# They mostly wait, so they wait together.
-for bug in "${!checks[@]}"; do
-    play "$bug" ${#pids[@]} &
-    pids+=([$bug]=$!)
-done
-for bug in "${!checks[@]}"; do judge "$bug" "${checks[$bug]}" "${pids[$bug]}"; done
+for bug in dedup fence lease; do build "$bug"; done
+# These two are noticed on a busy machine as well, so they wait together. The lease's fault has to be met by a task at its
+# moment.
+play dedup 1 &
+dedup=$!
+play fence 2 &
+fence=$!
+judge dedup "a run that came twice was run once" $dedup
+judge fence "no effect happened twice" $fence
+play lease 3 &
+judge lease "no effect after its lease" $!
 exit $status

@@ -13,6 +13,10 @@ use clap::Args;
 
 use crate::cli::{Failure, Format, result};
 
+/// What to do about a file in which no frame is found.
+pub(crate) const NO_FRAME_FIX: &str =
+    "play a log in candump's file format: (1436509052.249713) can0 123#DEADBEEF";
+
 /// `verge can replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
@@ -72,8 +76,7 @@ pub fn replay(args: &ReplayArgs, output: Format) -> Result<(), Failure> {
         result(output, text.join("\n"), &json);
         if report.sent == 0 {
             let what = format!("{} holds no frame that could be sent", args.log.display());
-            let fix = "play a log in candump's file format: (1436509052.249713) can0 123#DEADBEEF".to_owned();
-            return Err(Failure::new(what).fix(fix));
+            return Err(Failure::new(what).fix(NO_FRAME_FIX.to_owned()));
         }
         if !args.again {
             return Ok(());

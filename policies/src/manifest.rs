@@ -8,6 +8,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::grant::Grants;
+use crate::host::AppRef;
 use crate::id::{AppName, Digest, FunctionName, NameError, NodeId, TenantId};
 use crate::limits;
 use crate::task::{Class, Effect};
@@ -187,6 +188,13 @@ pub struct App {
     pub stop_timeout: Span,
     /// Where it runs.
     pub nodes: Nodes,
+}
+
+impl App {
+    /// What the rest of the node calls it by.
+    pub fn app_ref(&self) -> AppRef {
+        AppRef { tenant: self.tenant.clone(), app: self.name.clone() }
+    }
 }
 
 /// A function that passed every static check.

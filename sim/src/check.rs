@@ -328,7 +328,7 @@ impl Life {
 
     fn note_critical(&mut self, manifest: &Manifest) {
         for app in manifest.apps.iter().filter(|app| app.class == Class::Critical) {
-            self.critical.insert(AppRef { tenant: app.tenant.clone(), app: app.name.clone() });
+            self.critical.insert(app.app_ref());
         }
     }
 

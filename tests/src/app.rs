@@ -113,10 +113,7 @@ impl App {
     }
 
     /// Writes its files and its manifest below `dir`; returns the manifest.
-    ///
-    /// # Panics
-    /// If they cannot be written.
-    pub fn write(&self, dir: &Path, programs: &Programs) -> PathBuf {
+    pub(crate) fn write(&self, dir: &Path, programs: &Programs) -> PathBuf {
         let dir = dir.join(format!("{}-{}", self.tenant, self.name));
         fs::create_dir_all(&dir).expect("a directory for the app");
         let (bundle, base, mut command) = match &self.source {

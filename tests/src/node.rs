@@ -306,9 +306,15 @@ impl NodeUnderTest<'_> {
 
     /// Applies an app, signed with another key of the road.
     pub fn apply_signed(&self, app: &App, key: &str) -> Said {
+        self.apply_with(app, key, &[])
+    }
+
+    /// Applies an app, signed with a key of the road, with further arguments.
+    pub fn apply_with(&self, app: &App, key: &str, more: &[&str]) -> Said {
         let manifest = self.road.manifest(app);
         let (private, _) = self.road.key(key);
-        self.verge(&["apply", "-f", &manifest.to_string_lossy(), "--key", &private.to_string_lossy()])
+        let arguments = ["apply", "-f", &manifest.to_string_lossy(), "--key", &private.to_string_lossy()];
+        self.verge(&[&arguments, more].concat())
     }
 
     /// Applies an app and waits until it runs.

@@ -3,16 +3,7 @@
 use serde_json::Value as Json;
 use tests::app::App;
 use tests::needs;
-use tests::node::NodeUnderTest;
-use tests::road::{Road, Said, material, programs, superuser};
-
-/// Applies an app signed with `key` and waits for it as long as `wait` says.
-fn apply_and_wait(road: &Road, node: &NodeUnderTest<'_>, app: &App, key: &str, wait: &str) -> Said {
-    let manifest = app.write(&road.path().join("apps"), &road.programs);
-    let (private, _) = road.key(key);
-    let (manifest, private) = (manifest.to_string_lossy(), private.to_string_lossy());
-    node.verge(&["apply", "-f", &manifest, "--key", &private, &format!("--wait={wait}")])
-}
+use tests::road::{Road, material, programs, superuser};
 
 // tests: P1-17
 #[test]
@@ -21,7 +12,7 @@ fn every_command_answers_in_json() {
     let road = Road::new();
     let node = road.node().with_bus().start();
     let app = App::heartbeat();
-    let manifest = app.write(&road.path().join("apps"), &road.programs);
+    let manifest = road.manifest(&app);
     let manifest = manifest.to_string_lossy();
     let source = manifest.rsplit_once('/').map_or("", |(dir, _)| dir);
     let (private, public) = road.key("dev");
@@ -89,7 +80,7 @@ fn apply_can_wait_until_an_app_runs() {
     let road = Road::new();
     let node = road.node().start();
     let app = App::heartbeat();
-    apply_and_wait(&road, &node, &app, "dev", "60s").done();
+    node.apply_with(&app, "dev", &["--wait=60s"]).done();
     assert_eq!(node.app(&app.full_name())["state"], "running");
     node.stop();
 }
@@ -102,13 +93,13 @@ fn apply_that_waits_tells_why_an_app_does_not_run() {
     let road = Road::new();
     let node = road.node().start();
     let app = App::python("stranger", "print('never', flush=True)\n");
-    let said = apply_and_wait(&road, &node, &app, "stranger", "60s");
+    let said = node.apply_with(&app, "stranger", &["--wait=60s"]);
     said.refused(&["oem/stranger: failed: ", "not trusted", "verge bundle sign"]);
     // Unpacking the base takes longer.
     let app = App::python("slow", "print('now', flush=True)\n");
-    let said = apply_and_wait(&road, &node, &app, "dev", "1ms");
+    let said = node.apply_with(&app, "dev", &["--wait=1ms"]);
     said.refused(&["not up after 1ms: oem/slow is ", "verge get apps"]);
     node.wait_state("oem/slow", "stopped");
-    apply_and_wait(&road, &node, &app, "dev", "60s").done();
+    node.apply_with(&app, "dev", &["--wait=60s"]).done();
     node.stop();
 }

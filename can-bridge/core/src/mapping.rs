@@ -177,11 +177,6 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// A mapping without leaves.
-    pub fn empty() -> Self {
-        Self { leaves: Vec::new(), by_message: Box::default() }
-    }
-
     /// Proves an overlay against a plan. Leaves without `dbc2vss` are passed over.
     ///
     /// # Errors

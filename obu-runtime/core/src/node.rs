@@ -181,7 +181,7 @@ impl Live {
         self.adverts.begin(now);
         let Desired { manifest, frozen, .. } = self.desired.clone();
         for app in manifest.apps {
-            let name = AppRef { tenant: app.tenant.clone(), app: app.name.clone() };
+            let name = app.app_ref();
             let held = frozen.contains(&name);
             self.supervisor.handle(now, supervisor::Input::Set { app, held });
         }

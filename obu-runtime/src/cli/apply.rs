@@ -8,7 +8,6 @@ use clap::Args;
 use obu_core::io::{ControlCall, ControlRefusal, ControlReply};
 use policies::host::AppRef;
 use policies::id::{AppName, Digest, TenantId};
-use policies::manifest::App;
 use policies::unit::Span;
 
 use super::{Client, Failure, Format, bundle, get, report, wait};
@@ -92,8 +91,7 @@ pub(crate) fn apply_file(client: &Client, path: &Path, key: Option<&Path>) -> Re
         digests.get(name).copied().ok_or_else(|| Failure::new(format!("{name:?} was not resolved")))
     };
     let manifest = file.resolve(look, look)?;
-    let name = |app: &App| AppRef { tenant: app.tenant.clone(), app: app.name.clone() }.to_string();
-    let apps = manifest.apps.iter().map(name).collect();
+    let apps = manifest.apps.iter().map(|app| app.app_ref().to_string()).collect();
     let functions = manifest.functions.iter().map(|function| function.name.to_string()).collect();
     let lines = call(client, ControlCall::Apply { manifest })?;
     Ok(Applied { lines, apps, functions })

@@ -1,16 +1,18 @@
 //! The drive of the demo: the log, and what explains it. All of it is checked before anything starts.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use can_bridge::face::{NamedBytes, decoder};
 use can_core::candump;
-use can_core::dbc::{self, DecodePlan};
+use can_core::dbc::{self, DecodePlan, MessageIndex};
 use can_core::mapping::{Dbc2VssClaim, LeafClaim, OverlayClaim, PRIVATE_BRANCH, TransformClaim};
 use policies::id::BusName;
 
 use super::DemoArgs;
+use crate::can_tools::NO_FRAME_FIX;
 use crate::cli::{Failure, line};
 
 /// How much of a log is looked at before it is played: minutes of a busy bus.
@@ -72,19 +74,19 @@ impl Drive {
     /// Whether the three fit each other: the log holds frames, the DBC knows some, the mapping uses some of those.
     fn check(&self) -> Result<(), Failure> {
         let (dbc, mapping) = (named(&self.dbc)?, named(&self.mapping)?);
-        let plan = compile(&dbc)?;
         let bus = BusName::new("can0").map_err(Failure::new)?;
         let decoder = decoder(&bus, Some(dbc), Some(mapping)).map_err(|e| Failure::new(&e).fix(e.fix()))?;
+        let used: BTreeSet<MessageIndex> = decoder.leaves().iter().map(|leaf| leaf.message).collect();
         let log = look_into(&self.log)?;
         let (mut frames, mut known, mut mapped, mut strangers) = (0u32, 0u32, 0u32, Vec::new());
         for text in log.split(|byte| *byte == b'\n') {
             let Ok(record) = candump::parse_line(text) else { continue };
             let id = record.frame.id();
             frames += 1;
-            match plan.find(id) {
+            match decoder.plan().find(id) {
                 Some((message, _)) => {
                     known += 1;
-                    mapped += u32::from(decoder.leaves().iter().any(|leaf| leaf.message == message));
+                    mapped += u32::from(used.contains(&message));
                 }
                 None if strangers.len() < NAMED_MAX && !strangers.contains(&id) => strangers.push(id),
                 None => {}
@@ -92,9 +94,7 @@ impl Drive {
         }
         let (log, dbc) = (self.log.display(), self.dbc.display());
         if frames == 0 {
-            return Err(Failure::new(format!("{log} holds no CAN frame")).fix(
-                "play a log in candump's file format: (1436509052.249713) can0 123#DEADBEEF".to_owned(),
-            ));
+            return Err(Failure::new(format!("{log} holds no CAN frame")).fix(NO_FRAME_FIX.to_owned()));
         }
         if known == 0 {
             let ids: Vec<String> = strangers.iter().map(|id| format!("{:X}", id.value())).collect();

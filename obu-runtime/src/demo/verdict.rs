@@ -1,7 +1,7 @@
 //! What must be seen on the road, and what was seen: the checks behind the summary's table.
 
 use super::prepare;
-use super::script::{Road, Timeline};
+use super::script::{Road, Timeline, app_ref};
 use super::summary;
 use super::tally::{Notice, ms, quantile, sorted};
 
@@ -24,9 +24,7 @@ const HEARD: f64 = 0.95;
 impl Road<'_> {
     /// What became of the hostile app, in the kernel's figures and in its own words.
     pub(super) fn contained(&mut self, times: &Timeline) {
-        let apps = prepare::view(&self.socket("a1"), crate::control::View::Apps);
-        let hostile = apps.as_array().and_then(|a| a.iter().find(|a| a["app"] == "guest/hostile")).cloned();
-        let hostile = hostile.unwrap_or_default();
+        let hostile = self.app(&app_ref("guest", "hostile"));
         self.findings.check(
             7,
             "hostile app is still confined",
@@ -125,7 +123,7 @@ impl Road<'_> {
             let last = c.lines.get("radio").and_then(|lines| lines.last()).map(|(at, _)| *at);
             (of("freeze").map(|n| n.at), of("thaw").cloned(), last)
         });
-        let state = super::console::text(&self.app(&super::script::app_ref("guest", "radio"))["state"]);
+        let state = super::console::text(&self.app(&app_ref("guest", "radio"))["state"]);
         let after = thaw.as_ref().filter(|thaw| frozen.is_some_and(|frozen| frozen < thaw.at));
         let heard = after.is_some_and(|thaw| last.is_some_and(|last| last > thaw.at));
         let pressure = &stats["node"]["pressure"]["pressure"];

@@ -218,7 +218,7 @@ fn check(story: &str, expected: Option<Rule>, entries: Vec<(u64, Entry)>) {
 fn a_critical_app_is_never_frozen() {
     let manifest = fleet(1, 2)[1].manifest.clone();
     let freeze = |app: &policies::manifest::App| {
-        let app = AppRef { tenant: app.tenant.clone(), app: app.name.clone() };
+        let app = app.app_ref();
         Entry::Output(Output::Host(HostCommand::Freeze { app }))
     };
     let apply =

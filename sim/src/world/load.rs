@@ -2,7 +2,6 @@
 //! samples.
 
 use obu_core::io::{AppAsk, ControlCall, Input};
-use policies::host::AppRef;
 use policies::id::{Digest, FunctionName};
 use policies::task::{BlobRef, Class};
 use v2e_core::message::Role;
@@ -69,7 +68,7 @@ impl World {
     pub(super) fn demand_once(&mut self, unit: usize, index: usize) -> Result<(), Failure> {
         let body = &mut self.bodies[unit];
         let Some(app) = body.member.manifest.apps.get(index) else { return Ok(()) };
-        let reference = AppRef { tenant: app.tenant.clone(), app: app.name.clone() };
+        let reference = app.app_ref();
         let wanted = usize::from(body.chance.happens(SECOND_WISH));
         let tasks = &app.grants.tasks;
         let model = tasks.get(wanted).or_else(|| tasks.first()).and_then(FunctionModel::named);

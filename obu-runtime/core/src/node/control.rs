@@ -188,7 +188,7 @@ impl Live {
             ControlCall::Apply { manifest } => return self.draft_apply(request, desired, manifest),
             ControlCall::Delete { app } => {
                 self.must_exist(&app)?;
-                desired.manifest.apps.retain(|kept| name_of(kept) != app);
+                desired.manifest.apps.retain(|kept| kept.app_ref() != app);
                 desired.frozen.retain(|frozen| *frozen != app);
                 (alloc::vec![Step::Remove(app.clone())], alloc::format!("app {app} deleted"))
             }
@@ -246,9 +246,9 @@ impl Live {
     ) -> Result<Change, Vec<ControlRefusal>> {
         let (mut steps, mut lines, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
         for app in manifest.apps {
-            let name = name_of(&app);
+            let name = app.app_ref();
             let kept = desired.manifest.apps.len();
-            desired.manifest.apps.retain(|kept| name_of(kept) != name);
+            desired.manifest.apps.retain(|kept| kept.app_ref() != name);
             if !app.nodes.have(&self.config.node) {
                 lines.push(alloc::format!("app {name} runs at {}, not here", app.nodes));
                 if desired.manifest.apps.len() < kept {
@@ -293,7 +293,7 @@ impl Live {
 
     /// Everything that speaks against an app: class, grants, room.
     fn check_app(&self, kept: &Manifest, app: &App) -> Vec<ControlRefusal> {
-        let what = alloc::format!("app {}", name_of(app));
+        let what = alloc::format!("app {}", app.app_ref());
         let mut refusals = Vec::new();
         let mut refuse = |why: String, fix: Option<String>| {
             refusals.push(ControlRefusal { what: what.clone(), why, fix });
@@ -319,10 +319,6 @@ impl Live {
         }
         refusals
     }
-}
-
-fn name_of(app: &App) -> AppRef {
-    AppRef { tenant: app.tenant.clone(), app: app.name.clone() }
 }
 
 fn find<'a>(manifest: &'a Manifest, name: &AppRef) -> Option<&'a App> {

@@ -103,10 +103,6 @@ impl Kept {
         }
     }
 
-    pub(super) fn app_ref(&self) -> AppRef {
-        AppRef { tenant: self.app.tenant.clone(), app: self.app.name.clone() }
-    }
-
     /// Whether anything may cross its border.
     pub(super) fn wants_island(&self) -> bool {
         self.app.grants != Grants::default()
@@ -149,7 +145,7 @@ impl Kept {
             Stage::Failed => "failed",
         };
         AppView {
-            app: self.app_ref(),
+            app: self.app.app_ref(),
             class: self.app.class,
             state: state.into(),
             why: self.why_now(),
@@ -173,7 +169,7 @@ fn listed(what: &str, names: &[&str]) -> String {
 
 impl Supervisor {
     pub(super) fn set(&mut self, now: Timestamp, app: App, held: bool) {
-        let name = AppRef { tenant: app.tenant.clone(), app: app.name.clone() };
+        let name = app.app_ref();
         let Some(kept) = self.apps.get_mut(&name) else {
             self.apps.insert(name.clone(), Kept::new(app, held));
             return self.advance(now, &name);

@@ -58,7 +58,7 @@ impl Supervisor {
         for kept in self.apps.values_mut().filter(wants) {
             kept.stage = super::Stage::Failed;
             kept.why = why.clone();
-            failed.push(kept.app_ref());
+            failed.push(kept.app.app_ref());
         }
         for name in failed {
             self.decide(DecisionKind::GiveUp, alloc::format!("{name}"), why.clone());

@@ -26,12 +26,15 @@ export VERGE_BUILD=$BUILD CARGO_TARGET_DIR=$BUILD VERGE_PYLIB=$BUILD/material/py
 
 seeds() { "$BUILD/debug/verge-sim" find --seeds "$seeds" --jobs 2 --dir "$logs"; }
 
-hostile() { VERGE_HOSTILE_COMMANDS=$commands cargo test --locked -p obu-host --test host hostile; }
+hostile() { VERGE_HOSTILE_COMMANDS=$commands run_test hostile -p obu-host --test host hostile; }
 
-# A test that does not run here says so and passes; in a soak that is a failure.
-kills() {
-    VERGE_KILLS=$kills cargo test --locked -p tests --test kills -- --nocapture 2>&1 | tee "$logs/kills.log"
-    ! grep -F 'SKIPPED: ' "$logs/kills.log"
+kills() { VERGE_KILLS=$kills run_test kills -p tests --test kills; }
+
+# run_test NAME ARGUMENT...: cargo test. What does not run here says so and passes; in a soak that is a failure.
+run_test() {
+    local log=$logs/$1.log
+    cargo test --locked "${@:2}" -- --nocapture 2>&1 | tee "$log"
+    ! grep -F 'SKIPPED: ' "$log"
 }
 
 power() { scripts/soak/power.sh "$cuts" ${POWER_SEED:+"$POWER_SEED"}; }

@@ -87,19 +87,31 @@ pub(super) fn text(value: &Json) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
+/// What every app must be confined in.
+const CONFINED_IN: [&str; 4] = ["memory", "cpu", "pids", "freeze"];
+
 /// What confines an app, in one line, each with its mechanism; weaker ones are marked.
 pub(super) fn limits(app: &Json) -> String {
-    let enforced = app["enforced"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let wanted = ["memory", "cpu", "pids", "freeze"];
-    let list: Vec<String> = enforced
+    let list: Vec<String> = enforced(app)
         .iter()
-        .filter(|e| wanted.contains(&e["what"].as_str().unwrap_or_default()))
+        .filter(|e| CONFINED_IN.contains(&e["what"].as_str().unwrap_or_default()))
         .map(|e| {
             let weaker = if e["degraded"] == true { " (degraded)" } else { "" };
             format!("{} by {}{weaker}", text(&e["what"]), text(&e["by"]))
         })
         .collect();
     list.join(", ")
+}
+
+/// Whether each of [`CONFINED_IN`] is enforced, and by a weaker means only if `degrade` says so.
+pub(super) fn confined(app: &Json, degrade: bool) -> bool {
+    let holds =
+        |what: &&str| enforced(app).iter().any(|e| e["what"] == **what && (degrade || e["degraded"] != true));
+    CONFINED_IN.iter().all(holds)
+}
+
+fn enforced(app: &Json) -> &[Json] {
+    app["enforced"].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 /// The machine in one line.

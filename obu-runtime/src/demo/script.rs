@@ -373,7 +373,10 @@ impl Road<'_> {
         line(format!("the roadside calls for {want} in its zone"));
         let called = prepare::call(&self.socket("e1"), want);
         let (ok, seen) = match called {
-            Ok(json) => (json["answered"] == serde_json::json!(["a1"]), json.to_string()),
+            // Both were asked, or silence would be no answer.
+            Ok(json) => {
+                (json["answered"] == serde_json::json!(["a1"]) && json["asked"] == 2, json.to_string())
+            }
             Err(error) => (false, error.to_string()),
         };
         self.findings.check(9, "car A answers, car B stays silent", ok, seen);

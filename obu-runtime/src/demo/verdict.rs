@@ -21,14 +21,31 @@ const GAP_S: f64 = 2.0;
 /// Share of the frames that the ledger heard which the gateway must have read. It is asked first.
 const HEARD: f64 = 0.95;
 
+/// The apps that the gateway must be running at the end.
+const APPS: [(&str, &str); 6] = [
+    ("guest", "radio"),
+    ("oem", "dashcam"),
+    ("oem", "heartbeat"),
+    ("oem", "speedometer"),
+    ("oem", "surround"),
+    ("oem", "tollgate"),
+];
+
 impl Road<'_> {
+    /// Whether an app is there with all that must confine it. Whether a frozen class was thawed in time is a check of its
+    /// own.
+    fn runs_confined(&self, app: &serde_json::Value) -> bool {
+        matches!(app["state"].as_str(), Some("running" | "frozen"))
+            && super::console::confined(app, self.plan.degrade)
+    }
+
     /// What became of the hostile app, in the kernel's figures and in its own words.
     pub(super) fn contained(&mut self, times: &Timeline) {
         let hostile = self.app(&app_ref("guest", "hostile"));
         self.findings.check(
             7,
             "hostile app is still confined",
-            !hostile.is_null(),
+            self.runs_confined(&hostile),
             super::console::limits(&hostile),
         );
         let said = self.tally.with(|c| c.lines.get("hostile").cloned().unwrap_or_default());
@@ -51,7 +68,7 @@ impl Road<'_> {
             ("subscribe **", "\"keys\": [\"vss/Vehicle/Speed\"]"),
             ("liveliness **", "\"count\": 0"),
             ("queryable vss/**", "\"queries\": 0"),
-            ("frame can/can0/tx", "\"sent\": false"),
+            ("frame can/can0/tx", "not granted to this app"),
             ("fork bomb", "\"refused\": \""),
         ] {
             let seen = step(name);
@@ -198,12 +215,11 @@ impl Road<'_> {
             captured > 0,
             format!("{captured} captured, {} delivered", camera["delivered"]),
         );
-        let apps = prepare::view(&self.socket("a1"), crate::control::View::Apps);
-        for app in apps.as_array().map(Vec::as_slice).unwrap_or_default() {
-            // Whether a frozen class was thawed in time is a check of its own.
-            let running = matches!(app["state"].as_str(), Some("running" | "frozen"));
-            let name = super::console::text(&app["app"]);
-            self.findings.check(5, &format!("{name} runs confined"), running, super::console::limits(app));
+        for (tenant, app) in APPS {
+            let row = self.app(&app_ref(tenant, app));
+            let confined = self.runs_confined(&row);
+            let seen = super::console::limits(&row);
+            self.findings.check(5, &format!("{tenant}/{app} runs confined"), confined, seen);
         }
         let machine = prepare::view(&self.socket("a1"), crate::control::View::Machine);
         let up = self.nodes.iter().filter(|node| {

@@ -92,8 +92,8 @@ impl Record {
         }
         let expected = HEADER_LEN + wire::body_len(bytes)?;
         let Some(frame) = bytes.get(..expected) else {
-            // A whole record behind the cut means that not the file is cut short but a length is damaged.
-            let damaged = holds_a_record(bytes);
+            // A whole record behind the cut, or up to the end, means that not the file is cut short but a length is damaged.
+            let damaged = holds_a_record(bytes) || is_a_record(bytes);
             return Err(if damaged {
                 WireError::Crc
             } else {
@@ -124,6 +124,14 @@ pub const SENT_TWICE: &str = "fault on purpose: this run is sent to";
 
 /// The same for an effect that it asks for again.
 pub const ASKED_AGAIN: &str = "fault on purpose: the effect is asked for again, of";
+
+/// Whether the bytes, which begin with a header, are one whole record but for its length.
+fn is_a_record(bytes: &[u8]) -> bool {
+    let Ok(len) = u32::try_from(bytes.len() - HEADER_LEN) else { return false };
+    let mut frame = bytes.to_vec();
+    frame[4..8].copy_from_slice(&len.to_le_bytes());
+    wire::decode::<Record>(Kind::Record, &frame).is_ok()
+}
 
 /// Whether a whole record begins somewhere behind the first byte.
 fn holds_a_record(bytes: &[u8]) -> bool {
@@ -167,8 +175,9 @@ mod tests {
     fn a_damaged_length_is_told_from_a_cut() {
         let records: Vec<u8> = (0..4).flat_map(|n| record(n).encode().unwrap()).collect();
         let one = record(0).encode().unwrap().len();
-        for bit in 0..22 {
-            let mut bytes = records.clone();
+        // The first of four, and the last.
+        for (bit, file) in (0..22).flat_map(|bit| [(bit, &records[..]), (bit, &records[..one])]) {
+            let mut bytes = file.to_vec();
             bytes[4 + bit / 8] ^= 1 << (bit % 8);
             assert!(
                 !matches!(Record::decode_first(&bytes), Ok(_) | Err(WireError::Short { .. })),

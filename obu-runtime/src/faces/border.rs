@@ -16,6 +16,7 @@
 mod form;
 mod island;
 mod limit;
+mod pulse;
 
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use zenoh::query::Query;
 
 use crate::channel::{self, ChannelError, FaceStart, HostChannel, HostSays, Sender};
 use island::{Grants, Heard, Island, Verdict};
+use pulse::Pulse;
 
 /// Where host lets a border make its islands; an app sees its own folder as `/run/verge`.
 const ISLANDS: &str = "/islands";
@@ -68,6 +70,9 @@ pub enum BorderError {
 
 /// Exit code of a border that is stuck.
 const STUCK: i32 = 3;
+
+/// The loop goes round at least so often.
+const ROUND: Duration = Duration::from_secs(1);
 
 /// Why an island could not be opened. Told to node; the border goes on.
 #[derive(Debug, thiserror::Error)]
@@ -115,26 +120,27 @@ pub async fn run(start: FaceStart, host: HostChannel) -> Result<(), BorderError>
 }
 
 async fn serve(start: FaceStart, host: &HostChannel, folder: &Path) -> Result<(), BorderError> {
-    let (queue, mut events) = mpsc::channel(EVENTS_WAITING_MAX);
+    let (queue, events) = mpsc::channel(EVENTS_WAITING_MAX);
     let mut border = Border::new(folder, start.time_scale, queue);
+    let watched = border.pulse.watch(2 * ROUND * border.time_scale, || {
+        tracing::error!(
+            "the border stands still: what an app declared keeps its island busy; it starts anew"
+        );
+        std::process::exit(STUCK);
+    });
+    watched.map_err(|source| ChannelError::Io { operation: "watch", peer: "the border".into(), source })?;
     for (what, fd) in start.attachments {
         border.attach(&what, fd).await?;
     }
     host.send(&ToHost::Ready).await?;
-    loop {
-        let due = border.next_due();
-        tokio::select! {
-            said = host.recv() => match said? {
-                None | Some(HostSays::Face(FromHost::Stop, _)) => break,
-                Some(HostSays::Face(FromHost::Attach(what), Some(fd))) => border.attach(&what, fd).await?,
-                Some(other) => tracing::warn!(?other, "not for a border"),
-            },
-            Some(event) = events.recv() => border.handle(event).await?,
-            () = tokio::time::sleep_until(due) => {}
+    match border.until_stop(host, events).await {
+        Ok(()) => border.close().await,
+        Err(error) => {
+            // Dropping a session waits for it to close, which a stuck one does not: the process ends with them open.
+            std::mem::forget(border);
+            return Err(error);
         }
-        border.give_up(Instant::now()).await;
     }
-    border.close().await;
     Ok(())
 }
 
@@ -167,6 +173,7 @@ struct Border {
     lives: BTreeMap<Face, u64>,
     life: u64,
     queue: mpsc::Sender<Event>,
+    pulse: Pulse,
 }
 
 impl Border {
@@ -182,6 +189,29 @@ impl Border {
             lives: BTreeMap::new(),
             life: 0,
             queue,
+            pulse: Pulse::default(),
+        }
+    }
+
+    /// Serves until host says stop or is gone.
+    async fn until_stop(
+        &mut self,
+        host: &HostChannel,
+        mut events: mpsc::Receiver<Event>,
+    ) -> Result<(), BorderError> {
+        loop {
+            self.pulse.beat();
+            let due = self.next_due();
+            tokio::select! {
+                said = host.recv() => match said? {
+                    None | Some(HostSays::Face(FromHost::Stop, _)) => return Ok(()),
+                    Some(HostSays::Face(FromHost::Attach(what), Some(fd))) => self.attach(&what, fd).await?,
+                    Some(other) => tracing::warn!(?other, "not for a border"),
+                },
+                Some(event) = events.recv() => self.handle(event).await?,
+                () = tokio::time::sleep_until(due) => {}
+            }
+            self.give_up(Instant::now()).await;
         }
     }
 
@@ -354,9 +384,9 @@ impl Border {
         }
     }
 
-    /// A minute ahead if nothing is open.
+    /// When the loop goes round though nothing happens.
     fn next_due(&self) -> Instant {
-        let far = Instant::now() + Duration::from_secs(60);
+        let far = Instant::now() + ROUND;
         self.open.values().map(|open| open.due).min().map_or(far, |due| due.min(far))
     }
 
@@ -380,7 +410,17 @@ impl Border {
 
     async fn tell(&mut self, message: &FromBorder) {
         let Some(node) = &self.node else { return };
-        if node.send(message).await.is_err() {
+        let sent = {
+            let mut sending = std::pin::pin!(node.send(message));
+            loop {
+                tokio::select! {
+                    sent = &mut sending => break sent,
+                    // Node's delay is none of ours.
+                    () = tokio::time::sleep(ROUND) => self.pulse.beat(),
+                }
+            }
+        };
+        if sent.is_err() {
             self.node = None;
         }
     }

@@ -218,7 +218,10 @@ def main():
 
     server.shutdown()
     if listener:
+        heard_all = listener.is_alive()
         listener.end()
+        if not heard_all:
+            sys.exit("error: the bus listener ended early; its counts are not whole")
     summary = {"frames": listener.summary() if listener else None, "effects": effects.summary()}
     part = options.summary.with_name(options.summary.name + ".part")
     part.write_text(json.dumps(summary, indent=1) + "\n")

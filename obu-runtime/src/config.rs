@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 
 use policies::grant::NodePolicy;
 use policies::id::{BusName, CameraId, NodeId, ZoneId};
-use policies::ladder::{Ladder, LadderPolicy};
+use policies::ladder::LadderPolicy;
 use policies::placement::PlacementPolicy;
 use policies::unit::Bytes;
 use serde::Deserialize;
 
 pub use obu_host::config::{ControlSection, HostSection, NodeSection, Role};
 use obu_host::config::{Misfit, place};
+
+mod misfit;
 
 pub use crate::file_error::FileError;
 use crate::file_error::{from_words, word_end};
@@ -224,7 +226,7 @@ impl TryFrom<BusClaim> for BusSection {
 pub struct TxRule {
     /// `tenant/app`.
     pub app: String,
-    /// CAN id.
+    /// CAN id, of 11 bits; of 29 with `extended`.
     pub id: u32,
     /// Whether it is a 29-bit id.
     #[serde(default)]
@@ -313,7 +315,7 @@ pub struct OutsideSection {
 /// [`FileError`] with line, column and, where it can be guessed, what was meant.
 pub fn load(text: &str, path: &Path) -> Result<NodeFile, FileError> {
     let file: NodeFile = toml::from_str(text).map_err(|error| toml_error(text, path, &error))?;
-    if let Some(Misfit { key, why, fix }) = misfit(&file) {
+    if let Some(Misfit { key, why, fix }) = misfit::first(&file) {
         return Err(FileError::at(path, text, place(text, &key), WHAT, why).suggest(fix));
     }
     Ok(file)
@@ -380,48 +382,6 @@ pub(crate) fn read_bounded(path: &Path, len_max: u64, what: &'static str) -> Res
         let at = error.utf8_error().valid_up_to();
         FileError::whole(path, what, format!("it is not text: byte {at} is not valid UTF-8"))
     })
-}
-
-/// The first value that cannot be: by host's rules, then by those of the sections that host does not look into.
-fn misfit(file: &NodeFile) -> Option<Misfit> {
-    let hosts = obu_host::config::misfit(file.api_version.as_deref(), &file.node, &file.host, &file.control);
-    hosts.or_else(|| {
-        if let Err(error) = Ladder::new(file.ladder.clone()) {
-            return Some(Misfit { key: "ladder".into(), why: error.to_string(), fix: None });
-        }
-        if !(1..=1024).contains(&file.capacity.cores) {
-            let why = format!("cores is {}, it must be between 1 and 1024", file.capacity.cores);
-            return Some(Misfit::new("capacity.cores", why, "leave it out to use all cores"));
-        }
-        let cameras = file.camera.iter().enumerate();
-        let buses = file.bus.iter().enumerate();
-        cameras
-            .filter_map(|(number, camera)| camera_misfit(number, camera))
-            .chain(buses.filter_map(|(number, bus)| tx_misfit(number, bus)))
-            .next()
-    })
-}
-
-fn camera_misfit(number: usize, camera: &CameraSection) -> Option<Misfit> {
-    let CameraSection { id, source, fps, .. } = camera;
-    if !(1..=240).contains(fps) {
-        let why = format!("fps of camera {id} is {fps}, it must be between 1 and 240");
-        return Some(Misfit::new(format!("camera.{number}.fps"), why, "write 10, or leave it out"));
-    }
-    let why = format!("source of camera {id} is {source:?}, which names no file");
-    let is_file = source.starts_with("file:");
-    (!is_file).then(|| Misfit::new(format!("camera.{number}.source"), why, "write source = \"file:PATH\""))
-}
-
-fn tx_misfit(number: usize, bus: &BusSection) -> Option<Misfit> {
-    let rule = bus.tx.iter().find(|rule| !is_app(&rule.app))?;
-    let why = format!("{:?} is not an app", rule.app);
-    Some(Misfit::new(format!("bus.{number}.tx"), why, "write tenant/app"))
-}
-
-fn is_app(text: &str) -> bool {
-    use policies::id::{AppName, TenantId};
-    text.split_once('/').is_some_and(|(t, a)| TenantId::new(t).is_ok() && AppName::new(a).is_ok())
 }
 
 fn toml_error(text: &str, path: &Path, error: &toml::de::Error) -> FileError {

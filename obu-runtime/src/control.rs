@@ -166,19 +166,29 @@ pub struct Exchange {
 /// Longest wait for a place in the queue of a busy node.
 const QUEUE_WAIT: Duration = Duration::from_secs(30);
 
-/// Pause before the queue is tried again.
-const QUEUE_AGAIN: Duration = Duration::from_millis(50);
+/// Longest wait for a node that is just being started to make its socket.
+const START_WAIT: Duration = Duration::from_secs(2);
 
-/// Connects; while the queue is full, waits.
+/// Pause before it is tried again.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Connects; waits while the queue is full, and a moment for a node that is being started.
 async fn connect(path: &Path) -> io::Result<UnixStream> {
-    let give_up = Instant::now() + QUEUE_WAIT;
+    let begun = Instant::now();
     loop {
-        match UnixStream::connect(path).await {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < give_up => {
-                tokio::time::sleep(QUEUE_AGAIN).await;
-            }
-            result => return result,
+        let error = match UnixStream::connect(path).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        let patience = match error.kind() {
+            io::ErrorKind::WouldBlock => QUEUE_WAIT,
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => START_WAIT,
+            _ => return Err(error),
+        };
+        if begun.elapsed() >= patience {
+            return Err(error);
         }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Attacks that are within everybody's rights: connecting, declaring. They cost the attacker and its tenant.
 
 use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, setrlimit};
@@ -63,8 +64,11 @@ fn silent_connections_to_the_control_socket_shut_nobody_out() {
         silent.push(fd);
     }
     assert!(silent.len() > 64, "only {} connections", silent.len());
-    drop(silent);
+    // While all of them are there, and more come.
     node.verge(&["get", "nodes"]).done();
+    let more = UnixStream::connect(node.socket()).expect("there is room for one more");
+    node.verge(&["get", "nodes"]).done();
+    drop((silent, more));
     node.stop();
 }
 

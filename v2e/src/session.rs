@@ -59,6 +59,10 @@ const CLOSE_AFTER: Duration = Duration::from_millis(800);
 /// What a query waits if it names no time of its own.
 const QUERY_WAIT: Duration = Duration::from_secs(2);
 
+/// Protocols between nodes that keep what is said to themselves, and those that do not.
+const PROTECTED: &[&str] = &["tls", "quic"];
+const UNPROTECTED: &[&str] = &["tcp"];
+
 /// A session that cannot be configured or opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
@@ -340,11 +344,11 @@ impl Session {
         Ok(link)
     }
 
-    fn protocols(&self) -> Vec<&'static str> {
+    fn protocols(&self) -> &'static [&'static str] {
         match (&self.place, &self.security) {
-            (Place::Island { .. }, _) => vec!["unixsock-stream"],
-            (_, Security::Mutual(_)) => vec!["tls", "quic"],
-            (_, Security::Insecure) => vec!["tcp"],
+            (Place::Island { .. }, _) => &["unixsock-stream"],
+            (_, Security::Mutual(_)) => PROTECTED,
+            (_, Security::Insecure) => UNPROTECTED,
         }
     }
 
@@ -358,24 +362,34 @@ impl Session {
     }
 
     fn check_endpoints(&self) -> Result<(), SessionError> {
-        let bad = |got: &str, why| SessionError::Endpoint { got: got.to_owned(), why };
-        for endpoint in self.endpoints() {
-            let (protocol, address) =
-                endpoint.split_once('/').ok_or_else(|| bad(&endpoint, "it names no protocol"))?;
-            // Options after `#` could switch protection off again.
-            if !matches!(self.place, Place::Island { .. }) && address.contains(['#', '?', ';']) {
-                return Err(bad(&endpoint, "it carries options"));
-            }
-            if !self.protocols().contains(&protocol) {
-                return Err(bad(&endpoint, "its protocol does not fit the protection that is configured"));
-            }
-        }
-        Ok(())
+        let options = matches!(self.place, Place::Island { .. });
+        self.endpoints().iter().try_for_each(|endpoint| check_endpoint(endpoint, self.protocols(), options))
     }
 
     fn ms(&self, duration: Duration) -> u64 {
         u64::try_from(self.scaled(duration).as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// Checks an endpoint between nodes as it stands in a configuration, before there is a session.
+///
+/// # Errors
+/// [`SessionError::Endpoint`].
+pub fn check_between_nodes(endpoint: &str, insecure: bool) -> Result<(), SessionError> {
+    check_endpoint(endpoint, if insecure { UNPROTECTED } else { PROTECTED }, false)
+}
+
+fn check_endpoint(endpoint: &str, protocols: &[&str], options: bool) -> Result<(), SessionError> {
+    let bad = |why| Err(SessionError::Endpoint { got: endpoint.to_owned(), why });
+    let Some((protocol, address)) = endpoint.split_once('/') else { return bad("it names no protocol") };
+    // Options after `#` could switch protection off again.
+    if !options && address.contains(['#', '?', ';']) {
+        return bad("it carries options");
+    }
+    if !protocols.contains(&protocol) {
+        return bad("its protocol does not fit the protection that is configured");
+    }
+    Ok(())
 }
 
 fn tls_section(tls: &Tls) -> Result<Value, SessionError> {

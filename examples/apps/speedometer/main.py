@@ -9,6 +9,7 @@ import time
 
 import zenoh
 
+ALIVE = "speedometer/alive"
 SIGNALS = ["Vehicle/Speed", "Vehicle/CurrentLocation/Latitude", "Vehicle/CurrentLocation/Longitude"]
 
 
@@ -33,10 +34,13 @@ def main():
 
     with island() as session:
         subscribers = [session.declare_subscriber(f"vss/{path}", on_sample) for path in SIGNALS]
-        print(f"speedometer: {len(subscribers)} subscriptions", flush=True)
+        token = session.liveliness().declare_token(ALIVE)  # it ends with its variable
+        print(f"speedometer: {len(subscribers)} subscriptions, token {ALIVE}", flush=True)
         while True:
             time.sleep(1)
-            print("speedometer: " + "; ".join(show(p, latest.get(p), counts[p]) for p in SIGNALS), flush=True)
+            shown = "; ".join(show(p, latest.get(p), counts[p]) for p in SIGNALS)
+            known = sum(reply.ok is not None for reply in session.get("vss/**", timeout=1))
+            print(f"speedometer: {shown}; last values known: {known}", flush=True)
 
 
 def show(path, sample, count):

@@ -1,6 +1,6 @@
 //! `verge apply`, `verge validate`, and the verbs on one app.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -79,18 +79,21 @@ pub(crate) fn apply_file(client: &Client, path: &Path, key: Option<&Path>) -> Re
         Ok(digest)
     };
     let mut digests = BTreeMap::new();
-    for (name, kind) in sources(&file) {
-        let digest = match names.get(&name) {
+    for (kind, name) in sources(&file) {
+        // A bundle is a path, whatever the node's bases are called.
+        let known = names.get(&name).filter(|_| kind == Source::Base);
+        let digest = match known {
             Some(digest) => *digest,
             None if kind == Source::Base && !dir.join(&name).exists() => return Err(no_base(&name, &names)),
             None => build(&name)?,
         };
-        digests.insert(name, digest);
+        digests.insert((kind, name), digest);
     }
-    let look = |name: &str| {
-        digests.get(name).copied().ok_or_else(|| Failure::new(format!("{name:?} was not resolved")))
+    let look = |kind: Source, name: &str| {
+        let found = digests.get(&(kind, name.to_owned())).copied();
+        found.ok_or_else(|| Failure::new(format!("{name:?} was not resolved")))
     };
-    let manifest = file.resolve(look, look)?;
+    let manifest = file.resolve(|name| look(Source::Bundle, name), |name| look(Source::Base, name))?;
     let apps = manifest.apps.iter().map(|app| app.app_ref().to_string()).collect();
     let functions = manifest.functions.iter().map(|function| function.name.to_string()).collect();
     let lines = call(client, ControlCall::Apply { manifest })?;
@@ -98,21 +101,21 @@ pub(crate) fn apply_file(client: &Client, path: &Path, key: Option<&Path>) -> Re
 }
 
 /// What a text in the manifest stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     Bundle,
     Base,
 }
 
 /// Every text in the manifest that stands for a bundle or a base and is no digest.
-fn sources(file: &ManifestFile) -> BTreeMap<String, Source> {
+fn sources(file: &ManifestFile) -> BTreeSet<(Source, String)> {
     let bases = file.claim.apps.values().filter_map(|app| app.base.as_ref());
     let apps = file.claim.apps.values().map(|app| &app.bundle);
     let functions = file.claim.functions.values().map(|function| &function.bundle);
     let all = bases
-        .map(|text| (text, Source::Base))
-        .chain(apps.chain(functions).map(|text| (text, Source::Bundle)));
-    all.filter(|(text, _)| text.parse::<Digest>().is_err()).map(|(text, kind)| (text.clone(), kind)).collect()
+        .map(|text| (Source::Base, text))
+        .chain(apps.chain(functions).map(|text| (Source::Bundle, text)));
+    all.filter(|(_, text)| text.parse::<Digest>().is_err()).map(|(kind, text)| (kind, text.clone())).collect()
 }
 
 fn no_base(name: &str, known: &BTreeMap<String, Digest>) -> Failure {

@@ -40,6 +40,9 @@ key = "a1.key.pem"
 [outside]
 zone = "a10"
 connect = ["tls/127.0.0.1:7448"]
+ca = "zone.pem"
+cert = "a1.zone.pem"
+key = "a1.zone.key.pem"
 [policy]
 answer_calls = ["road-sample"]
 [[policy.tenants]]
@@ -100,13 +103,31 @@ fn mistake_table() {
     check("fps = 25",        "fps = 0",       "29:1", "between 1 and 240",          "write 10");
     check("fps = 25",        "fsp = 25",      "29:1", "unknown field `fsp`",        "did you mean `fps`?");
     check("127.0.0.1:7001",  "127.0.0.1",     "31:10", "socket address",            "");
-    check("Vehicle.**",      "**",            "45:21", "not a VSS path",             "");
-    check("best_class",      "bestclass",     "44:1", "unknown field `bestclass`",  "did you mean `best_class`?");
-    check("\"critical\"",    "\"critcal\"",   "44:14", "unknown variant `critcal`", "did you mean `critical`?");
+    check("Vehicle.**",      "**",            "48:21", "not a VSS path",             "");
+    check("best_class",      "bestclass",     "47:1", "unknown field `bestclass`",  "did you mean `best_class`?");
+    check("\"critical\"",    "\"critcal\"",   "47:14", "unknown variant `critcal`", "did you mean `critical`?");
     check("zone = \"a10\"",  "",              "37:1", "missing field `zone`",       "");
     check("cores = 4",       "cores = 4\ncores = 5", "13:1", "duplicate key",       "");
     check("[capacity]",      "[capacity",     "11:",  "",                           "");
     check("car = \"car-a\"", "car = \"car-a", "4:",   "",                           "");
+}
+
+/// What the faces would refuse once they run.
+#[test]
+#[rustfmt::skip]
+fn faces_table() {
+    check("id = 291",        "id = 0x800",    "21:1", "id 0x800 has more than 11 bits", "extended = true");
+    check("id = 291",        "id = 0x20000000, extended = true", "21:1", "more than 29 bits", "0x1FFFFFFF");
+    check("\"can1\"",        "\"can0\"",      "23:1", "bus can0 stands here twice",     "name each once");
+    check("[effects]",       "[[camera]]\nid = \"front\"\nsource = \"file:a\"\n[effects]", "31:1", "camera front stands here twice", "once");
+    check("[[policy.exports]]", "[[policy.tenants]]\ntenant = \"oem\"\n[[policy.exports]]", "50:1", "tenants oem stands here twice", "once");
+    check("tls/127.0.0.1:7447", "127.0.0.1:7447", "33:1", "names no protocol",          "write tls/ADDRESS:PORT");
+    check("tls/127.0.0.1:7447", "tcp/127.0.0.1:7447", "33:1", "does not fit the protection", "insecure = true");
+    check("tls/127.0.0.1:7447", "tls/127.0.0.1:7447#x=1", "33:1", "carries options",    "write tls/");
+    check("tls/127.0.0.1:7448", "udp/127.0.0.1:7448", "39:1", "does not fit the protection", "write tls/");
+    check("ca = \"ca.pem\"\n", "",            "32:2", "[car] has no ca",              "verge pki");
+    check("key = \"a1.zone.key.pem\"\n", "",  "37:2", "[outside] has no key",         "verge pki");
+    check("connect = [\"tls/127.0.0.1:7448\"]\n", "", "37:2", "neither listens nor connects", "leave [outside] out");
 }
 
 /// What host refuses is refused here with the same words at the same place.

@@ -26,19 +26,20 @@ fn last_counts(lines: &[(f64, String)]) -> ByOutcome {
 /// What speaks against the nodes' reports of one function, if anything, and the apps' own figures.
 fn against(counts: &Counts, function: &str, apps: &[&str]) -> (Vec<String>, ByOutcome) {
     let mut told = ByOutcome::new();
+    let mut wrong = Vec::new();
     for app in apps {
         let lines = counts.lines.get(*app).map(Vec::as_slice).unwrap_or_default();
-        for (outcome, n) in last_counts(lines) {
+        let last = last_counts(lines);
+        if last.get("done").is_none_or(|done| *done == 0) {
+            wrong.push(format!("{app} had no {function} done"));
+        }
+        for (outcome, n) in last {
             *told.entry(outcome).or_default() += n;
         }
     }
     let mut reported = ByOutcome::new();
     for task in counts.tasks.iter().filter(|task| task.function == function) {
         *reported.entry(task.outcome.clone()).or_default() += 1;
-    }
-    let mut wrong = Vec::new();
-    if told.get("done").is_none_or(|done| *done == 0) {
-        wrong.push(format!("no app had a {function} done"));
     }
     for (outcome, n) in &told {
         let known = reported.get(outcome).copied().unwrap_or(0);
@@ -98,7 +99,7 @@ mod tests {
         check(&[line],                                                &["done", "done"],             "1 toll missed at the apps, 0 at the node");
         check(&["x {\"done\": 1, \"unanswered\": 2} y {\"done\": 9}"], &["done"],                    "2 toll unanswered");
         check(&["x {\"done\": 1, \"refused\": 2}"],                   &["done"],                     "");
-        check(&[],                                                    &["done"],                     "no app had a toll done");
+        check(&[],                                                    &["done"],                     "tollgate had no toll done");
     }
 
     #[track_caller]

@@ -32,6 +32,8 @@ pub(super) struct Booked {
     pub(super) tasks: BTreeMap<String, Vec<u64>>,
     /// Frames heard on the bus.
     pub(super) frames: u64,
+    /// Effects that named no task.
+    pub(super) without_task: u64,
     /// Frames with the id that only the hostile app asked for.
     pub(super) foreign: u64,
 }
@@ -78,7 +80,13 @@ impl Ledger {
         if let Ok(pid) = i32::try_from(self.child.id()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
-        let _ = self.child.wait();
+        let status =
+            self.child.wait().map_err(|e| Failure::new(format!("cannot wait for the ledger: {e}")))?;
+        if !status.success() {
+            return Err(Failure::new(format!(
+                "the ledger did not end in order: {status}; what it counted is not whole"
+            )));
+        }
         let text = std::fs::read_to_string(&self.summary)
             .map_err(|e| Failure::new(format!("the ledger left no summary: {e}")))?;
         let summary: Json = serde_json::from_str(&text)
@@ -87,6 +95,7 @@ impl Ledger {
         let mut booked = Booked {
             frames: frames["total"].as_u64().unwrap_or(0),
             foreign: frames["by_id"][ASKED_ID].as_u64().unwrap_or(0),
+            without_task: summary["effects"]["without_task"].as_u64().unwrap_or(u64::MAX),
             ..Booked::default()
         };
         let effects = std::fs::read_to_string(&self.effects).unwrap_or_default();

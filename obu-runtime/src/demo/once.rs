@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::ledger::Booked;
 use super::prepare;
-use super::recordings::{self, Once};
+use super::recordings;
 use super::script::{Halt, Road};
 use super::tally::{Counts, Task};
 use crate::cli::{Failure, line};
@@ -117,10 +117,11 @@ impl Road<'_> {
 
     /// How the repeats that were forced ended, as the nodes recorded it.
     pub(super) fn judge_repeats(&mut self) {
-        let once = recordings::once(&self.recordings()).unwrap_or_else(|error| {
-            line(format!("recordings cannot be read: {error}"));
-            Once::default()
-        });
+        let read = recordings::once(&self.recordings());
+        let seen =
+            read.as_ref().map_or_else(ToString::to_string, |once| format!("{} attempts", once.asked.len()));
+        self.findings.check(8, "the nodes' recordings are read", read.is_ok(), seen);
+        let once = read.unwrap_or_default();
         let twice = once.acted_twice();
         self.findings.check(
             8,

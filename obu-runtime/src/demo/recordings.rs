@@ -1,7 +1,7 @@
 //! What the nodes recorded, read for the checks that no ledger can make: how often an attempt was acted upon,
 //! and which faults on purpose were really played.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,8 @@ pub(super) struct Once {
     pub(super) asked: BTreeMap<String, u64>,
     /// Answers of effect ports that refused a repeat.
     pub(super) refused: u64,
+    /// Tasks whose effect was asked for again and that wait for the answer, by node.
+    again: BTreeSet<String>,
 }
 
 impl Once {
@@ -31,12 +33,19 @@ impl Once {
     fn add(&mut self, record: &Record) {
         match &record.entry {
             Entry::Note(text) if text.starts_with(SENT_TWICE) => self.runs_repeated += 1,
-            Entry::Note(text) if text.starts_with(ASKED_AGAIN) => self.effects_repeated += 1,
+            Entry::Note(text) if text.starts_with(ASKED_AGAIN) => {
+                self.effects_repeated += 1;
+                let task = text.rsplit(' ').next().unwrap_or_default();
+                self.again.insert(format!("{} at {task}", record.node));
+            }
             Entry::Output(Output::Effect { task, attempt, .. }) => {
                 let what = format!("{} at {}, attempt {}", task, record.node, attempt.0);
                 *self.asked.entry(what).or_default() += 1;
             }
-            Entry::Input(Input::Bus(FromBus::EffectDone { result: Err(_), .. })) => self.refused += 1,
+            // Any other error is a port that could not be reached.
+            Entry::Input(Input::Bus(FromBus::EffectDone { task, result: Err(_), .. })) => {
+                self.refused += u64::from(self.again.remove(&format!("{} at {task}", record.node)));
+            }
             _ => {}
         }
     }
@@ -94,6 +103,8 @@ mod tests {
             effect(1, 1),
             Entry::Note(format!("{ASKED_AGAIN} a1.1.1")),
             refusal(1),
+            refusal(1),
+            refusal(2),
             effect(2, 1),
             effect(2, 2),
             effect(3, 1),

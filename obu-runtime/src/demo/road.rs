@@ -308,22 +308,29 @@ impl Node {
     }
 
     /// SIGTERM, then SIGKILL if it does not end.
-    pub(super) fn stop(&mut self, time_scale: u32) {
+    ///
+    /// # Errors
+    /// How else it ended than in order.
+    pub(super) fn stop(&mut self, time_scale: u32) -> Result<(), String> {
         // It may stand still, if somebody ended the demo just then.
         self.signal_all(Signal::SIGCONT);
-        let Some(mut child) = self.child.take() else { return };
+        let Some(mut child) = self.child.take() else { return Ok(()) };
         if let Ok(pid) = i32::try_from(child.id()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
-        let until = Instant::now() + DOWN_WITHIN * time_scale;
+        let (id, wait) = (self.place.id, DOWN_WITHIN * time_scale);
+        let until = Instant::now() + wait;
         while Instant::now() < until {
-            if !matches!(child.try_wait(), Ok(None)) {
-                return;
+            match child.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(20)),
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => return Err(format!("{id}: {status}")),
+                Err(error) => return Err(format!("{id}: {error}")),
             }
-            std::thread::sleep(Duration::from_millis(20));
         }
         let _ = child.kill();
         let _ = child.wait();
+        Err(format!("{id}: killed, it had not ended {wait:?} after SIGTERM"))
     }
 
     /// Takes note that the node was killed from outside.

@@ -101,6 +101,15 @@ impl Timeline {
     }
 }
 
+/// When the faults really came: a moment of the timeline is the earliest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moments {
+    pub(super) edge_died: f64,
+    pub(super) sibling_froze: f64,
+    pub(super) sibling_thawed: f64,
+    pub(super) edge_returned: f64,
+}
+
 /// The road in motion.
 pub(super) struct Road<'a> {
     pub(super) plan: &'a Plan,
@@ -271,9 +280,14 @@ impl Road<'_> {
         Ok(())
     }
 
+    /// This moment, on the timeline.
+    fn now(&self) -> f64 {
+        self.tally.at() - self.t0
+    }
+
     /// Waits for a moment of the timeline, showing the road once a second.
     fn until(&self, at: f64) -> Result<(), Halt> {
-        while self.tally.at() - self.t0 < at {
+        while self.now() < at {
             self.may_go_on()?;
             std::thread::sleep(Duration::from_millis(50));
             let shown = self.shown.get();
@@ -322,16 +336,21 @@ impl Road<'_> {
         line("** the roadside is killed (SIGKILL to all its processes)");
         self.node("e1").signal_all(Signal::SIGKILL);
         self.node("e1").reap();
+        let edge_died = self.now();
         self.until(times.sibling_freezes)?;
         self.weigh_at_sibling()?;
         line("** the sibling is frozen (SIGSTOP to all its processes)");
         self.node("a2").signal_all(Signal::SIGSTOP);
-        let frozen = self.tally.at() - self.t0;
-        self.until(times.sibling_thaws.max(frozen + once::STANDSTILL_S * f64::from(self.plan.time_scale)))?;
+        let sibling_froze = self.now();
+        self.until(
+            times.sibling_thaws.max(sibling_froze + once::STANDSTILL_S * f64::from(self.plan.time_scale)),
+        )?;
         line("** the sibling is thawed");
+        let sibling_thawed = self.now();
         self.node("a2").signal_all(Signal::SIGCONT);
         self.until(times.edge_returns)?;
         line("** the roadside comes back");
+        let edge_returned = self.now();
         let (host, verge) = (self.host.clone(), self.verge.clone());
         self.node("e1").restart(&host, &verge).map_err(|e| Failure::new(format!("node e1: {e}")))?;
         let socket = self.socket("e1");
@@ -340,16 +359,17 @@ impl Road<'_> {
         self.node("e1").wait_up(&socket, time_scale, &stop)?;
         self.tally.follow("e1", socket);
         self.until(times.call - 1.0)?;
-        self.used_again(times)?;
-        self.fault_costs(times);
+        let moments = Moments { edge_died, sibling_froze, sibling_thawed, edge_returned };
+        self.used_again(&moments)?;
+        self.fault_costs(&moments);
         Ok(())
     }
 
     /// The roadside is used again sooner or later: at once here, after a while on an emulated machine that is pressed.
-    fn used_again(&mut self, times: &Timeline) -> Result<(), Halt> {
-        let latest = self.tally.at() - self.t0 + USED_AGAIN_WITHIN_S * f64::from(self.plan.time_scale);
-        while self.done_at("e1", times.edge_returns, f64::MAX) == 0 && self.tally.at() - self.t0 < latest {
-            self.until(self.tally.at() - self.t0 + 1.0)?;
+    fn used_again(&mut self, moments: &Moments) -> Result<(), Halt> {
+        let latest = self.now() + USED_AGAIN_WITHIN_S * f64::from(self.plan.time_scale);
+        while self.done_at("e1", moments.edge_returned, f64::MAX) == 0 && self.now() < latest {
+            self.until(self.now() + 1.0)?;
         }
         Ok(())
     }
@@ -401,11 +421,17 @@ impl Road<'_> {
         self.players.clear();
         let mut nodes = std::mem::take(&mut self.nodes);
         let time_scale = self.plan.time_scale;
-        std::thread::scope(|scope| {
-            for node in &mut nodes {
-                scope.spawn(|| node.stop(time_scale));
-            }
+        let ends: Vec<_> = std::thread::scope(|scope| {
+            let stops: Vec<_> = nodes.iter_mut().map(|node| scope.spawn(|| node.stop(time_scale))).collect();
+            stops.into_iter().map(|stop| stop.join().unwrap_or_else(|_| Err("not known".into()))).collect()
         });
+        let wrong: Vec<_> = ends.into_iter().filter_map(Result::err).collect();
+        self.findings.check(
+            11,
+            "nodes end in order when they are told to",
+            wrong.is_empty(),
+            wrong.join("; "),
+        );
     }
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Counts {
     pub(super) notices: Vec<Notice>,
     pub(super) refusals: BTreeMap<String, u64>,
     pub(super) alarms: Vec<String>,
+    /// Event streams that are open, by node.
+    pub(super) following: BTreeMap<&'static str, u32>,
     /// Lines of app logs, by app.
     pub(super) lines: BTreeMap<String, Vec<(f64, String)>>,
 }
@@ -82,13 +84,20 @@ impl Tally {
         std::thread::spawn(move || {
             crate::cli::block_on(async {
                 let Ok(mut exchange) = Exchange::begin(&socket, &Request::Events).await else { return };
+                tally.with(|counts| *counts.following.entry(node).or_default() += 1);
                 while let Ok(Reply::Json(line)) = exchange.next().await {
                     if let Ok(json) = serde_json::from_str(&line) {
                         tally.event(node, &json);
                     }
                 }
+                tally.with(|counts| *counts.following.entry(node).or_default() -= 1);
             });
         });
+    }
+
+    /// Whether a node's events are being followed.
+    pub(super) fn follows(&self, node: &str) -> bool {
+        self.with(|counts| counts.following.get(node).is_some_and(|open| *open > 0))
     }
 
     /// Follows an app's log on a thread of its own.
@@ -111,7 +120,7 @@ impl Tally {
         let at = self.at();
         match json["event"].as_str() {
             Some("task") => self.with(|counts| counts.tasks.push(task(at, json))),
-            Some("alarm") => self.with(|counts| counts.alarms.push(format!("{node}: {json}"))),
+            Some("alarm" | "lost") => self.with(|counts| counts.alarms.push(format!("{node}: {json}"))),
             Some("decision") => self.decision(at, node, json),
             _ => {}
         }

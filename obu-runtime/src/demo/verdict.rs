@@ -1,7 +1,10 @@
 //! What must be seen on the road, and what was seen: the checks behind the summary's table.
 
+use std::time::{Duration, Instant};
+
 use super::prepare;
-use super::script::{Road, Timeline, app_ref};
+use super::road::PLACES;
+use super::script::{Moments, Road, Timeline, app_ref};
 use super::summary;
 use super::tally::{Notice, ms, quantile, sorted};
 
@@ -20,6 +23,16 @@ const GAP_S: f64 = 2.0;
 
 /// Share of the frames that the ledger heard which the gateway must have read. It is asked first.
 const HEARD: f64 = 0.95;
+
+/// Who must hear whom.
+const HEARERS: [(&str, &[&str]); 4] =
+    [("a1", &["a2", "e1"]), ("a2", &["a1"]), ("b1", &["e1"]), ("e1", &["a1", "b1"])];
+
+/// How long that may take at the end of the demo.
+const SEEN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Share of the frames that the gateway read which the ledger must have heard until its later end.
+const BOOKED: f64 = 0.95;
 
 /// The apps that the gateway must be running at the end.
 const APPS: [(&str, &str); 6] = [
@@ -74,6 +87,7 @@ impl Road<'_> {
             let seen = step(name);
             self.findings.check(7, &format!("contained: {name}"), stood(seen.contains(good), &seen), seen);
         }
+        self.shown_to_others();
         let memory = step("\"hostile\": \"memory\"");
         self.findings.check(
             7,
@@ -83,6 +97,18 @@ impl Road<'_> {
         );
         self.latency(times);
         self.ladder();
+    }
+
+    /// There was something to find: the speedometer declares a token, and its questions are answered.
+    fn shown_to_others(&mut self) {
+        let lines = self.tally.with(|c| c.lines.get("speedometer").cloned().unwrap_or_default());
+        let token = lines.iter().find(|(_, line)| line.contains("token "));
+        let known = lines.last().and_then(|(_, line)| line.rsplit_once("last values known: "));
+        let known = known.and_then(|(_, n)| n.trim().parse::<u64>().ok()).unwrap_or(0);
+        let token = token.map_or("no token", |(_, line)| line.as_str());
+        let good = token != "no token" && known > 0;
+        let seen = format!("{token}; {known} last values known to it");
+        self.findings.check(7, "a neighbour declares and asks", good, seen);
     }
 
     pub(super) fn latency(&mut self, times: &Timeline) {
@@ -162,20 +188,20 @@ impl Road<'_> {
         self.findings.check(7, "after the load: thaw", good, seen);
     }
 
-    pub(super) fn fault_costs(&mut self, times: &Timeline) {
+    pub(super) fn fault_costs(&mut self, moments: &Moments) {
         let t0 = self.t0;
         let tally = self.tally.clone();
         for (what, from, to) in [
-            ("roadside killed", times.edge_dies, times.sibling_freezes),
-            ("sibling frozen", times.sibling_freezes, times.sibling_thaws),
+            ("roadside killed", moments.edge_died, moments.sibling_froze),
+            ("sibling frozen", moments.sibling_froze, moments.sibling_thawed),
         ] {
             let (done, missed, gap) = tally.with(|c| summary::cost(c, from + t0, to + t0));
             let seen = format!("{done} done, {missed} missed or undecided, longest gap {gap:.2} s");
             let goes_on = done > 0 && gap < GAP_S * f64::from(self.plan.time_scale);
             self.findings.check(8, &format!("{what}: tasks go on"), goes_on, seen);
         }
-        let before = self.done_at("e1", 0.0, times.edge_dies);
-        let after = self.done_at("e1", times.edge_returns, f64::MAX);
+        let before = self.done_at("e1", 0.0, moments.edge_died);
+        let after = self.done_at("e1", moments.edge_returned, f64::MAX);
         self.findings.check(
             8,
             "the roadside is used again",
@@ -221,6 +247,10 @@ impl Road<'_> {
             let seen = super::console::limits(&row);
             self.findings.check(5, &format!("{tenant}/{app} runs confined"), confined, seen);
         }
+        self.see_each_other();
+        let deaf: Vec<_> = PLACES.iter().map(|p| p.id).filter(|id| !self.tally.follows(id)).collect();
+        let seen = if deaf.is_empty() { "to the end".into() } else { format!("not those of {deaf:?}") };
+        self.findings.check(8, "every node's events were followed", deaf.is_empty(), seen);
         let machine = prepare::view(&self.socket("a1"), crate::control::View::Machine);
         let up = self.nodes.iter().filter(|node| {
             let rows = prepare::view(&self.socket(node.place.id), crate::control::View::Nodes);
@@ -228,7 +258,39 @@ impl Road<'_> {
         });
         let up = up.count();
         let seen = format!("{up} up; {}", super::console::machine(&machine));
-        self.findings.check(2, "four nodes", up == super::road::PLACES.len(), seen);
+        self.findings.check(2, "four nodes", up == PLACES.len(), seen);
+    }
+
+    /// Each node hears those that it must hear, by its own account.
+    fn see_each_other(&mut self) {
+        let until = Instant::now() + SEEN_WITHIN * self.plan.time_scale;
+        let mut missing = self.unheard();
+        while !missing.is_empty() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(100));
+            missing = self.unheard();
+        }
+        let seen = if missing.is_empty() {
+            "within car A, and cars and roadside".into()
+        } else {
+            missing.join("; ")
+        };
+        self.findings.check(2, "nodes hear each other", missing.is_empty(), seen);
+    }
+
+    fn unheard(&self) -> Vec<String> {
+        let unheard = |(node, peers): (&str, &[&str])| {
+            let rows = prepare::view(&self.socket(node), crate::control::View::Nodes);
+            let hears = |peer: &str| {
+                let rows = rows.as_array().map(Vec::as_slice).unwrap_or_default();
+                rows.iter().any(|row| row["node"] == peer && row["state"] != "silent")
+            };
+            peers
+                .iter()
+                .filter(|peer| !hears(peer))
+                .map(|peer| format!("{node} does not hear {peer}"))
+                .collect()
+        };
+        HEARERS.into_iter().flat_map(|pair| -> Vec<String> { unheard(pair) }).collect()
     }
 
     /// What the ledger counted against what the nodes reported.
@@ -252,11 +314,19 @@ impl Road<'_> {
         self.findings.check(
             3,
             "the ledger heard the bus",
-            booked.frames > 0 && self.frames_in as f64 >= HEARD * booked.frames as f64,
+            booked.frames > 0
+                && self.frames_in as f64 >= HEARD * booked.frames as f64
+                && booked.frames as f64 >= BOOKED * self.frames_in as f64,
             format!(
                 "{} frames heard by python-can, {} by the gateway a moment before",
                 booked.frames, self.frames_in
             ),
+        );
+        self.findings.check(
+            8,
+            "every effect in the ledger names its task",
+            booked.without_task == 0,
+            format!("{} without", booked.without_task),
         );
         self.findings.check(
             7,

@@ -72,7 +72,8 @@ fn link(name: &str, outside: &str, mut attachments: Vec<(Attachment, OwnedFd)>) 
         node: node(name),
         incarnation: Incarnation(1),
         config: format!(
-            "[node]\nid = \"{name}\"\ncar = \"car-{name}\"\nrun_dir = \"/run/none\"\nstate_dir = \"/run/none\"\n[outside]\nzone = \"north\"\n{outside}"
+            "[node]\nid = \"{name}\"\ncar = \"car-{name}\"\nrun_dir = \"/run/none\"\nstate_dir = \"/run/none\"\n[outside]\nzone = \"north\"\n\
+             ca = \"ca.pem\"\ncert = \"cert.pem\"\nkey = \"key.pem\"\n{outside}"
         ),
         time_scale: 1,
         attachments,
@@ -166,7 +167,8 @@ async fn what_is_missing_is_named_with_a_remedy() {
             node: node("e1"),
             incarnation: Incarnation(1),
             config: format!(
-                "[node]\nid = \"e1\"\ncar = \"e1\"\nrun_dir = \"/run/none\"\nstate_dir = \"/run/none\"\n[outside]\nzone = \"north\"\n{outside}"
+                "[node]\nid = \"e1\"\ncar = \"e1\"\nrun_dir = \"/run/none\"\nstate_dir = \"/run/none\"\n[outside]\nzone = \"north\"\n\
+             ca = \"ca.pem\"\ncert = \"cert.pem\"\nkey = \"key.pem\"\n{outside}"
             ),
             time_scale: 1,
             attachments,

@@ -1,9 +1,10 @@
 //! The control API's server side: one task per connection reads a request, the driver answers it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use obu_core::io::{ControlReply, Input};
@@ -12,7 +13,7 @@ use policies::signal::Signal;
 use policies::wire::{self, Kind};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 
 use super::{Driver, Event, NodeError, answer, views};
 use crate::control::{Reply, Request, UPLOAD_CHUNK, View, read_frame};
@@ -20,9 +21,13 @@ use crate::control::{Reply, Request, UPLOAD_CHUNK, View, read_frame};
 /// Requests under way at once; one more is refused.
 const OPEN_MAX: usize = 128;
 
-/// Connections served at once; others wait in the kernel's queue. With the largest message this bounds the memory
-/// of all requests to a quarter of a gibibyte, which half of a request cannot hold for long.
-const CONNECTIONS_MAX: usize = 64;
+/// Connections whose requests are being read at once. With the largest message this bounds the memory of all
+/// requests to a quarter of a gibibyte. One more takes the place of the one that has been silent longest: the command
+/// line says its request at once, so nobody who asks for something has to wait for those who do not.
+const READING_MAX: usize = 64;
+
+/// Replies that are being written at once, streams among them.
+const ANSWERING_MAX: usize = 256;
 
 /// Longest time from a connection to the whole of its request.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
@@ -79,17 +84,13 @@ pub(super) fn listen(fd: OwnedFd, inbox: mpsc::Sender<Event>) -> Result<(), Node
     listener.set_nonblocking(true).map_err(io)?;
     let listener = UnixListener::from_std(listener).map_err(io)?;
     tokio::spawn(async move {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let readers = Readers::default();
+        let answering = Arc::new(Semaphore::new(ANSWERING_MAX));
         loop {
-            // A place first: who comes beyond the last one waits in the kernel's queue, and costs nothing here.
-            let Ok(place) = places.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let inbox = inbox.clone();
-                    tokio::spawn(async move {
-                        serve(stream, inbox).await;
-                        drop(place);
-                    });
+                    let (place, told_to_go) = readers.place().await;
+                    tokio::spawn(serve(stream, inbox.clone(), answering.clone(), place, told_to_go));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "control socket: cannot accept");
@@ -101,11 +102,78 @@ pub(super) fn listen(fd: OwnedFd, inbox: mpsc::Sender<Event>) -> Result<(), Node
     Ok(())
 }
 
+/// Those who have not said their request yet.
+#[derive(Clone, Debug)]
+struct Readers {
+    places: Arc<Semaphore>,
+    /// Oldest first.
+    silent: Arc<Mutex<VecDeque<(u64, oneshot::Sender<()>)>>>,
+    last: Arc<AtomicU64>,
+}
+
+impl Default for Readers {
+    fn default() -> Self {
+        let places = Arc::new(Semaphore::new(READING_MAX));
+        Self { places, silent: Arc::default(), last: Arc::default() }
+    }
+}
+
+/// One place of a reader.
+struct Place {
+    readers: Readers,
+    number: u64,
+    _held: OwnedSemaphorePermit,
+}
+
+impl Readers {
+    /// A place, and how its holder learns that somebody else needs it.
+    async fn place(&self) -> (Place, oneshot::Receiver<()>) {
+        if self.places.available_permits() == 0 {
+            // Dropping its sender tells the oldest to go. If all are about to be taken over, one of them goes by itself.
+            drop(self.lock().pop_front());
+        }
+        let held = self.places.clone().acquire_owned().await.expect("never closed");
+        let number = self.last.fetch_add(1, Ordering::Relaxed);
+        let (tell, told_to_go) = oneshot::channel();
+        self.lock().push_back((number, tell));
+        (Place { readers: self.clone(), number, _held: held }, told_to_go)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(u64, oneshot::Sender<()>)>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// The request is whole: nobody takes this place now.
+    fn keep(&self) {
+        self.readers.lock().retain(|(number, _)| *number != self.number);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.keep();
+    }
+}
+
 /// Reads the one request of a connection and writes its replies.
-async fn serve(mut stream: UnixStream, inbox: mpsc::Sender<Event>) {
+async fn serve(
+    mut stream: UnixStream,
+    inbox: mpsc::Sender<Event>,
+    answering: Arc<Semaphore>,
+    place: Place,
+    told_to_go: oneshot::Receiver<()>,
+) {
     let (back, mut replies) = mpsc::channel(REPLIES_MAX);
     let request = tokio::time::timeout(REQUEST_WITHIN, read_frame::<Request>(&mut stream));
-    let request = match request.await {
+    let request = tokio::select! {
+        biased;
+        request = request => request,
+        _ = told_to_go => return,
+    };
+    place.keep();
+    let request = match request {
         Ok(Ok(request)) => request,
         // Whoever connects and says nothing, or half of it, keeps no place.
         Err(_) => return,
@@ -119,9 +187,16 @@ async fn serve(mut stream: UnixStream, inbox: mpsc::Sender<Event>) {
             return;
         }
     };
+    let Ok(_answering) = answering.try_acquire_owned() else {
+        let why = format!("{ANSWERING_MAX} answers are being given already");
+        write(&mut stream, &refused("take the request", why, Some("end some `-w` and `-f`, then try again")))
+            .await;
+        return;
+    };
     if inbox.send(Event::Control(Waiting { request, back })).await.is_err() {
         return;
     }
+    drop(place);
     while let Some(reply) = replies.recv().await {
         if !write(&mut stream, &reply).await {
             return;
@@ -152,7 +227,7 @@ impl Driver {
                 let json = views::view(self, &view);
                 let _ = back.try_send(Reply::Json(json.to_string()));
             }
-            Request::Events => follow(self.events.subscribe(), back, Reply::Json),
+            Request::Events => stream_out(Vec::new(), Some(self.events.subscribe()), back, EVENTS),
             Request::Logs { app, lines, follow: stay } => {
                 let (lines, news) = self.logs.tail(&app, lines as usize);
                 let apps = if lines.is_empty() { self.node.apps() } else { Vec::new() };
@@ -164,7 +239,7 @@ impl Driver {
                     return None;
                 }
                 let sent = lines.into_iter().map(Reply::Line);
-                stream_out(sent.collect(), stay.then_some(news), back);
+                stream_out(sent.collect(), stay.then_some(news), back, LOG);
             }
             Request::Upload { bundle, name, offset, bytes } => {
                 let stored = if bytes.len() > UPLOAD_CHUNK {
@@ -246,11 +321,29 @@ impl Driver {
     }
 }
 
-fn follow(news: broadcast::Receiver<String>, back: mpsc::Sender<Reply>, wrap: fn(String) -> Reply) {
-    tokio::spawn(pass_on(news, back, wrap));
+/// How a stream says its lines, and how many of them its reader was too slow for.
+#[derive(Clone, Copy)]
+struct Form {
+    line: fn(String) -> Reply,
+    lost: fn(u64) -> Reply,
 }
 
-fn stream_out(first: Vec<Reply>, news: Option<broadcast::Receiver<String>>, back: mpsc::Sender<Reply>) {
+const EVENTS: Form = Form {
+    line: Reply::Json,
+    lost: |lines| Reply::Json(serde_json::json!({ "event": "lost", "lines": lines }).to_string()),
+};
+
+const LOG: Form = Form {
+    line: Reply::Line,
+    lost: |lines| Reply::Line(format!("[{lines} lines came too fast and are left out]")),
+};
+
+fn stream_out(
+    first: Vec<Reply>,
+    news: Option<broadcast::Receiver<String>>,
+    back: mpsc::Sender<Reply>,
+    form: Form,
+) {
     tokio::spawn(async move {
         for reply in first {
             if back.send(reply).await.is_err() {
@@ -258,22 +351,18 @@ fn stream_out(first: Vec<Reply>, news: Option<broadcast::Receiver<String>>, back
             }
         }
         match news {
-            Some(news) => pass_on(news, back, Reply::Line).await,
+            Some(news) => pass_on(news, back, form).await,
             None => drop(back.send(Reply::End).await),
         }
     });
 }
 
-async fn pass_on(
-    mut news: broadcast::Receiver<String>,
-    back: mpsc::Sender<Reply>,
-    wrap: fn(String) -> Reply,
-) {
+async fn pass_on(mut news: broadcast::Receiver<String>, back: mpsc::Sender<Reply>, form: Form) {
     loop {
         let reply = match news.recv().await {
-            Ok(line) => wrap(line),
-            // A follower that lags loses the oldest; the next line is the next line.
-            Err(broadcast::error::RecvError::Lagged(_)) => continue,
+            Ok(line) => (form.line)(line),
+            // A follower that lags loses the oldest.
+            Err(broadcast::error::RecvError::Lagged(lines)) => (form.lost)(lines),
             Err(broadcast::error::RecvError::Closed) => Reply::End,
         };
         let ended = reply == Reply::End;

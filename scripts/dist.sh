@@ -79,10 +79,12 @@ pack() {
     done
     mkdir -p "$out"
     stage "$dir"
-    mkdir "$dir.part/bin" "$dir.part/systemd"
+    mkdir "$dir.part/bin" "$dir.part/systemd" "$dir.part/docs"
     for program in "${PROGRAMS[@]}"; do install -m 755 "$bin/$program" "$dir.part/bin/"; done
     install -m 644 "$ROOT"/packaging/systemd/* "$dir.part/systemd/"
-    install -m 644 "$ROOT/packaging/node.toml" "$ROOT/docs/INSTALL.md" "$ROOT"/{LICENSE,README.md,CHANGELOG.md} "$dir.part/"
+    install -m 644 "$ROOT"/docs/*.md "$dir.part/docs/"
+    install -m 644 "$ROOT"/{packaging/node.toml,LICENSE,README.md,ARCHITECTURE.md,SPECIFICATION.md,CONTRIBUTING.md,CHANGELOG.md} \
+        "$dir.part/"
     publish "$dir"
     tar -c -C "$out" --sort=name --format=ustar --mtime="@$EPOCH" --owner=0 --group=0 --numeric-owner \
         --mode='u=rwX,go=rX' "$name" | gzip -n -9 >"$out/$name.tar.gz.part"

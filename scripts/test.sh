@@ -58,7 +58,7 @@ cargo_tests() {
     while read -r line; do [ -n "$line" ] && skip "$name" "${line#*SKIPPED: }"; done < <(grep -F 'SKIPPED: ' <<<"$out" || true)
     if [ "$status" != 0 ]; then
         [ "$f" -gt 0 ] || failed=$((failed + 1))
-        failures+=("$name")
+        failures+=("$name: $(grep -oE '^test .* \.\.\. FAILED$' <<<"$out" | awk '{ printf "%s ", $2 }')")
         grep -vE '^test .* \.\.\. ok$' <<<"$out" | tail -80
     fi
     echo "        $name: $p passed, $f failed ($((SECONDS - began)) s)"

@@ -9,7 +9,7 @@ use can_bridge::bus::{Bus, BusIoError};
 use can_bridge::multicast::{Group, Multicast};
 use can_bridge::replay::{RealTime, Speed, Target};
 use can_bridge::socketcan::SocketCan;
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use crate::cli::{Failure, Format, result};
 
@@ -19,11 +19,12 @@ pub(crate) const NO_FRAME_FIX: &str =
 
 /// `verge can replay`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("bus").required(true).args(["multicast", "interface"])))]
 pub struct ReplayArgs {
     /// The log, in candump's file format.
     log: PathBuf,
     /// Onto the multicast bus of python-can: GROUP:PORT; stays on this machine.
-    #[arg(long, conflicts_with = "interface", required_unless_present = "interface")]
+    #[arg(long)]
     multicast: Option<SocketAddrV4>,
     /// Onto this SocketCAN interface.
     #[arg(long)]

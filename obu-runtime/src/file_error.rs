@@ -14,7 +14,7 @@ const SHOWN_LEN_MAX: usize = 256 << 10;
 const ALIKE: f64 = 0.75;
 
 /// Known words that are listed when none of them is alike; more would bury the message.
-const LISTED_MAX: usize = 8;
+const LISTED_MAX: usize = 24;
 
 /// What is wrong with a file, and where.
 #[derive(Debug, thiserror::Error)]
@@ -163,9 +163,24 @@ pub(crate) fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a 
 pub(crate) fn from_words(message: &str) -> Option<String> {
     let mut words = message.split('`').skip(1).step_by(2);
     let names_one = ["unknown field `", "unknown variant `"].iter().any(|start| message.contains(start));
-    let wrong = words.next().filter(|_| names_one)?;
-    did_you_mean(wrong, words)
+    if let Some(wrong) = words.next().filter(|_| names_one) {
+        return did_you_mean(wrong, words);
+    }
+    if let Some(field) = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+        return Some(format!("write {field} = ..."));
+    }
+    let expected = message.rsplit_once("expected ")?.1.trim_end();
+    KINDS.iter().find(|(kinds, _)| kinds.contains(&expected)).map(|(_, fix)| (*fix).to_owned())
 }
+
+/// What serde calls the kinds of values, and how one is written.
+const KINDS: [(&[&str], &str); 5] = [
+    (&["a boolean"], "write true or false"),
+    (&["a sequence"], "write a list: [\"one\", \"two\"]"),
+    (&["u8", "u16", "u32", "u64", "usize"], "write a whole number that is not negative"),
+    (&["a string", "path string", "a path string"], "write it in quotes"),
+    (&["a map"], "write a table: { key = value }"),
+];
 
 #[cfg(test)]
 mod tests {
@@ -200,7 +215,7 @@ mod tests {
         check("oub",       &["obu", "edge", "cloud"],       Some("did you mean `obu`?"));
         check("zzz",       &["critical", "driving"],        Some("one of: critical, driving"));
         check("zzz",       &[],                             None);
-        check("zzz",       &["a"; 9],                       None);
+        check("zzz",       &["a"; 25],                      None);
     }
 
     #[track_caller]

@@ -183,11 +183,44 @@ fn words(error: &Yaml) -> String {
         // The rest say it in one line, followed by the place.
         other => {
             let all = other.to_string();
+            if all.starts_with(NULL) {
+                return "there is no value here".into();
+            }
             let line = all.lines().next().unwrap_or_default();
             line.split(" at line ").next().unwrap_or_default().to_owned()
         }
     }
 }
+
+/// How the parser begins to say that a key has no value.
+const NULL: &str = "cannot deserialize null";
+
+/// What to do about a key that stands elsewhere than its siblings.
+const COLUMN: &str = "begin the keys of one map in one column; put text that has a colon in quotes";
+
+/// What the parser says, and what was most likely slipped.
+const SLIPS: [(&str, &str); 7] = [
+    ("did not find expected key", COLUMN),
+    (NULL, "write one behind the colon"),
+    ("illegal placement of ':'", "close the bracket or the quote above it"),
+    ("simple key expected", "write a space after the colon, as in `class: driving`"),
+    ("mapping values are not allowed", COLUMN),
+    ("anchor or alias", "put text that begins with * or & in quotes"),
+    ("unexpected end of input", "begin the file with: apiVersion: verge/v1"),
+];
+
+/// Keys that must be there, as they are written.
+const EXAMPLES: [(&str, &str); 9] = [
+    ("bundle", "bundle: ./dir"),
+    ("command", "command: [/usr/bin/python3, main.py]"),
+    ("resources", "resources: {cpu: 300m, memory: 96Mi, pids: 32}"),
+    ("cpu", "cpu: 300m"),
+    ("memory", "memory: 96Mi"),
+    ("pids", "pids: 32"),
+    ("id", "id: front"),
+    ("fps", "fps: 10"),
+    ("bus", "bus: can0"),
+];
 
 /// A type's name in words for people.
 fn kind_of(rust_type: &str) -> &'static str {
@@ -222,10 +255,17 @@ fn hint(text: &str, error: &Yaml) -> Option<String> {
         Yaml::SerdeMissingField { field: "apiVersion", .. } => {
             Some("begin the file with: apiVersion: verge/v1".into())
         }
+        Yaml::SerdeMissingField { field, .. } => {
+            let example = EXAMPLES.iter().find(|(key, _)| key == field);
+            Some(example.map_or_else(|| format!("write `{field}: ...`"), |(_, text)| format!("write {text}")))
+        }
         Yaml::Message { msg, .. } => from_words(msg),
         Yaml::ExternalMessage { .. } if indenting_tab(text).is_some() => {
             Some("indent with spaces; YAML does not take tabs".into())
         }
-        _ => None,
+        other => {
+            let said = other.to_string();
+            SLIPS.iter().find(|(words, _)| said.contains(words)).map(|(_, fix)| (*fix).to_owned())
+        }
     }
 }

@@ -53,8 +53,6 @@ pub struct NodePolicy {
     pub tenants: Vec<TenantRule>,
     /// What may leave this node's car towards the outside realm.
     pub exports: Vec<ExportRule>,
-    /// What to do with a limit that this machine's kernel cannot enforce.
-    pub unenforceable: Unenforceable,
     /// Functions whose calls from the roadside this node answers (reverse offload).
     pub answer_calls: Vec<FunctionName>,
 }
@@ -85,17 +83,6 @@ pub struct ExportRule {
     /// Signals that may be part of an answer to a call from the roadside.
     #[serde(default)]
     pub signals: Vec<SignalPattern>,
-}
-
-/// What to do with a limit that the kernel at hand cannot enforce.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Unenforceable {
-    /// The app is not admitted.
-    #[default]
-    Refuse,
-    /// The nearest weaker means is used, and shown wherever the app is shown.
-    Degrade,
 }
 
 /// One thing that was asked for and not allowed.

@@ -141,7 +141,7 @@ def _row(decoders, name, program):
     notes = [f"{name}, {verge.frames} frames; every signal of every frame to its physical value; samples are rounds"]
     for rival, decoder in decoders.items():
         if decoder.frames != verge.frames or abs(decoder.sum - verge.sum) > SUMS_AGREE * abs(verge.sum):
-            notes.append(f"{rival} DISAGREES: {decoder.frames} frames, sum {decoder.sum} for {verge.sum}")
+            raise Failure(f"{rival} decodes something else: {decoder.frames} frames, sum {decoder.sum} for {verge.sum}")
     middle = lambda decoder: sorted(decoder.rates)[len(decoder.rates) // 2]
     notes += [f"{middle(verge) / middle(d):.2f}x {rival}" for rival, d in decoders.items()]
     if program is None:

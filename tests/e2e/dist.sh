@@ -94,7 +94,8 @@ try_tarball() {
 
 expected_files() {
     printf './%s\n' bin/verge bin/verge-host bin/verge-sim systemd/verge-host.service \
-        CHANGELOG.md INSTALL.md LICENSE README.md node.toml | sort
+        docs/{INSTALL,ISLAND,MANIFEST,NODE}.md {ARCHITECTURE,CHANGELOG,CONTRIBUTING,README,SPECIFICATION}.md LICENSE \
+        node.toml | sort
 }
 
 try_sums() {

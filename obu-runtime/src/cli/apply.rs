@@ -23,7 +23,7 @@ pub(super) struct ApplyArgs {
     #[arg(short, long, env = "VERGE_KEY")]
     key: Option<PathBuf>,
     /// Wait until everything named runs here, at most so long (10s if not said); fail if it does not.
-    #[arg(long, num_args = 0..=1, default_missing_value = "10s", require_equals = true)]
+    #[arg(long, num_args = 0..=1, default_missing_value = "10s")]
     wait: Option<String>,
 }
 

@@ -89,7 +89,10 @@ fn mistake_table() {
     check("id = \"a1\"",     "idd = \"a1\"",  "3:1",  "unknown field `idd`",        "did you mean `id`?");
     check("\"a1\"",          "\"A1\"",        "3:6",  "A1",                         "");
     check("role = \"obu\"",  "role = \"oub\"", "5:8", "unknown variant `oub`",      "did you mean `obu`?");
-    check("record = true",   "record = 1",    "8:10", "expected a boolean",         "");
+    check("record = true",   "record = 1",    "8:10", "expected a boolean",         "write true or false");
+    check("cores = 4",       "cores = \"4\"",  "12:9", "expected u16",              "write a whole number");
+    check("trusted_keys = [\"dev.pub.pem\"]", "trusted_keys = \"dev.pub.pem\"", "10:16", "expected a sequence", "write a list");
+    check("id = \"a1\"",     "id = 1",        "3:6",  "expected a string",          "write it in quotes");
     check("cores = 4",       "cores = 0",     "12:1", "between 1 and 1024",         "leave it out");
     check("\"1Gi\"",         "\"1Gb\"",       "13:10", "\"1Gb\" is not an amount", "write 96Mi, 1.5Gi");
     check("kind = \"multicast\"", "kind = \"canopen\"", "16:8", "unknown variant `canopen`", "one of: multicast, socketcan");
@@ -106,7 +109,7 @@ fn mistake_table() {
     check("Vehicle.**",      "**",            "48:21", "not a VSS path",             "");
     check("best_class",      "bestclass",     "47:1", "unknown field `bestclass`",  "did you mean `best_class`?");
     check("\"critical\"",    "\"critcal\"",   "47:14", "unknown variant `critcal`", "did you mean `critical`?");
-    check("zone = \"a10\"",  "",              "37:1", "missing field `zone`",       "");
+    check("zone = \"a10\"",  "",              "37:1", "missing field `zone`",       "write zone = ");
     check("cores = 4",       "cores = 4\ncores = 5", "13:1", "duplicate key",       "");
     check("[capacity]",      "[capacity",     "11:",  "",                           "");
     check("car = \"car-a\"", "car = \"car-a", "4:",   "",                           "");

@@ -97,11 +97,15 @@ fn mistake_table() {
     check("pids: 32",     "pids: 0",            "9:42", "is not between 1 and 32768", "");
     check("300m",         "1m",                 "9:17", "below 10m",                 "");
     check("- {id: front, fps: 5}", "- {id: front, fsp: 5}", "14:", "unknown key `fsp`", "did you mean `fps`?");
-    check("- {id: front, fps: 5}", "- {id: front}", "14:", "`fps` is missing",       "");
+    check("- {id: front, fps: 5}", "- {id: front}", "14:", "`fps` is missing",       "write fps: 10");
     check("      tasks: [lane]", "      task: [lane]", "15:7", "unknown key `task`", "did you mean `tasks`?");
     check("Vehicle.Speed,", "'**',",            "12:",  "is not a VSS path",         "");
     check("    class: critical", "    class: critical\n    class: critical", "23:5", "the key `class` stands here twice", "");
-    check("    class: critical", "   class: critical", "22:", "",                    "");
+    check("    class: critical", "   class: critical", "22:", "",                    "in one column");
+    check("    class: critical", "    class:critical", "22:5", "",                   "a space after the colon");
+    check("bundle: ./\n", "bundle:\n",          "5:",   "there is no value here",    "behind the colon");
+    check("signals: [Vehicle.Speed,", "signals: [*,", "12:", "",                     "in quotes");
+    check("main.py]",     "main.py",            "8:",   "",                          "close the bracket");
     check("    class: critical", "\tclass: critical", "22:1", "",                    "indent with spaces");
     check("    class: critical", "    class: critical\n      deep: 1", "2", "",      "");
     check("bundle: ./\n", "bundle: ./gone\n",   " ", "\"./gone\" is not beside the manifest", "");

@@ -80,6 +80,6 @@ counted() { [ "$(stats)" -ge "$heard" ]; }
 until_ok "every frame that candump heard was counted" 60 counted || echo "candump heard $heard, the bus $(stats)"
 
 kill -TERM "$host"
-wait "$host" || true
+if wait "$host"; then ok "the node ends in order"; else fail "the node ends in order" "exit code $?"; fi
 if find /sys/fs/cgroup -type d -name 'verge-*' | grep -q .; then fail "nothing is left" "cgroups"; else ok "nothing is left"; fi
 exit $failed

@@ -20,7 +20,7 @@ install_node() {
         printf '[Unit]\nDefaultDependencies=no\n' >"$dir/units/$target.target"
     done
     "$bin/verge" pki key "$dir" >/dev/null
-    sed 's/"bundles.pub.pem"/"dev.pub.pem"/; s/tenant = "oem"/tenant = "default"/' packaging/node.toml >/etc/verge/node.toml
+    sed 's/"bundles.pub.pem"/"dev.pub.pem"/' packaging/node.toml >/etc/verge/node.toml
     cp "$dir/dev.pub.pem" /etc/verge/
     cat >"$dir/app.yaml" <<EOF
 apiVersion: verge/v1
@@ -28,6 +28,7 @@ apps:
   heartbeat:
     bundle: $material/apps/heartbeat
     command: [/app/heartbeat]
+    tenant: oem
     class: critical
     resources: {cpu: 200m, memory: 16Mi, pids: 8, tmp: 1Mi}
 EOF
@@ -68,7 +69,7 @@ until_ok "the node answers at its default socket" 120 within verge get nodes || 
 within verge apply -f "$dir/app.yaml" --key "$dir/dev.key.pem" >/dev/null
 running() { within verge get apps -o json | grep -q '"state":"running"'; }
 until_ok "the app runs" 120 running || show_log
-group=$(find /sys/fs/cgroup/machine -type d -path '*critical/default/heartbeat')
+group=$(find /sys/fs/cgroup/machine -type d -path '*critical/oem/heartbeat')
 app=$(find "$group" -name cgroup.procs -exec cat {} + | sort | tr '\n' ' ')
 if [ -n "$app" ]; then ok "the app's processes: $app"; else fail "the app's processes" "none in '$group'"; fi
 

@@ -358,11 +358,14 @@ fn what_was_made_ahead_goes_with_host_even_when_it_is_killed() {
     // The kernel tells namespaces only through those that hold them: none but host may.
     let made: BTreeSet<_> = rig.namespaces_of_host();
     assert!(made.len() >= 5, "{made:?}");
+    let family = rig.family();
+    assert!(family.len() > 1, "host runs no face: {family:?}");
+    assert!(rig.holders(&made, &[]).contains(&family[0]), "host holds what it has made");
     rig.kill_host();
     // A maker that was at work sees that host is gone and ends.
     let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while !rig.holders(&made).is_empty() {
-        let left = rig.holders(&made);
+    while !rig.holders(&made, &family).is_empty() {
+        let left = rig.holders(&made, &family);
         assert!(std::time::Instant::now() < until, "{left:?} outlive host: {:?}", rig.describe(&left));
         std::thread::yield_now();
     }

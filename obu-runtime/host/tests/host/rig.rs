@@ -370,15 +370,38 @@ impl Rig {
     }
 
     /// Processes that hold one of these namespaces by a descriptor or live in it.
-    pub(crate) fn holders(&self, namespaces: &BTreeSet<String>) -> Vec<String> {
+    /// Only those among `family` and forks of this host count: the kernel gives the number of a namespace that is gone
+    /// to the next one, which may be another test's.
+    pub(crate) fn holders(&self, namespaces: &BTreeSet<String>, family: &[String]) -> Vec<String> {
         let is_holder = |process: &String| {
             ["fd", "ns"].iter().any(|dir| {
                 namespaces_held(&format!("/proc/{process}/{dir}")).any(|held| namespaces.contains(&held))
             })
         };
-        let processes = fs::read_dir("/proc").unwrap().flatten();
-        let pids = processes.filter_map(|entry| entry.file_name().into_string().ok());
-        pids.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).filter(is_holder).collect()
+        let config = self.dir.path().join("node.toml");
+        let is_ours = |process: &String| {
+            let words = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+            let is_fork =
+                words.split(|byte| *byte == 0).any(|word| word == config.as_os_str().as_encoded_bytes());
+            is_fork || family.contains(process)
+        };
+        processes().filter(is_ours).filter(is_holder).collect()
+    }
+
+    /// The host's process and those below it, now.
+    pub(crate) fn family(&self) -> Vec<String> {
+        let mut family = vec![self.pid().as_raw_nonzero().to_string()];
+        let mut next = 0;
+        while next < family.len() {
+            let is_child = |process: &String| {
+                let parent = process.parse().ok().and_then(|pid| obu_host::procfs::status_field(pid, "PPid"));
+                parent.is_some_and(|parent| parent == family[next])
+            };
+            let children: Vec<_> = processes().filter(is_child).collect();
+            family.extend(children);
+            next += 1;
+        }
+        family
     }
 
     /// What these processes are called.
@@ -424,4 +447,11 @@ impl Drop for Rig {
             let _ = host.wait();
         }
     }
+}
+
+/// All processes of this machine, by number.
+fn processes() -> impl Iterator<Item = String> {
+    let names =
+        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
 }
